@@ -1,0 +1,37 @@
+"""The one family of refusals: what was wanted, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedmetaError(Exception):
+    """A request that cannot be served, said in one line.
+
+    Args:
+        wanted: what the caller needs to have given, e.g. ``"at least 6 patients with 'glioma'"``.
+        found: what was there instead. Never a patient's name, id or date.
+        cure: what to do about it, as an imperative sentence.
+
+    Example:
+        >>> str(MedmetaError("a positive shot", found="0", cure="Give --shots 1 or more."))
+        'wanted a positive shot, found 0. Give --shots 1 or more.'
+    """
+
+    def __init__(self, wanted: str, *, found: str, cure: str) -> None:
+        self.wanted, self.found, self.cure = wanted, found, cure
+        super().__init__(f"wanted {wanted}, found {found}. {cure}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which of ``names`` was probably meant by ``name``.
+
+    Example:
+        >>> nearest("mamll", ["maml", "reptile"])
+        "Did you mean 'maml'? There are: maml, reptile."
+    """
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{guess}There are: {', '.join(known)}."
