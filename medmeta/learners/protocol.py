@@ -11,10 +11,10 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.errors import MedmetaError
 
 Predictor: TypeAlias = Callable[[Tensor], Tensor]
-"""``(n, channel, *voxel)`` images to ``(n, way, *space)`` logits; fits SlidingWindowInferer unwrapped.
+"""``(n, channel, *voxel)`` images to ``(n, way, *space)`` logits; fits SlidingWindowInferer as is.
 
-Every predictor of ours is an ``nn.Module`` in eval mode; :func:`medmeta.learners.plain_network` gives the
-plain torch/MONAI network of those that can leave home.
+Every predictor of ours is an ``nn.Module`` in eval mode; :func:`medmeta.learners.plain_network` gives
+the plain torch/MONAI network of those that can leave home.
 """
 
 
@@ -43,7 +43,7 @@ class Learner(Protocol):
         ...
 
     def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
-        """Add ``scale`` × the summed meta-gradient to ``.grad``; give the episodes' ``(t,)`` query losses.
+        """Add ``scale`` × the summed meta-gradient to ``.grad``; give the ``(t,)`` query losses.
 
         Summed, not averaged, so that a meta-batch sharded over ranks adds up to that of one process.
         """
