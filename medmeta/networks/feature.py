@@ -1,0 +1,96 @@
+"""What a learner asks of a backbone: its features by the shape law, their number, and no memory of old batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medmeta.errors import MedmetaError
+from medmeta.shape import Feature
+
+
+class NetworkError(MedmetaError):
+    """A network that cannot be built, or that does not keep the shape law."""
+
+
+def features(output: Tensor | Sequence[Tensor], voxel: tuple[int, ...], *, dense: bool) -> Feature:
+    """Read a backbone's output as features by the shape law.
+
+    Args:
+        output: what the network gave; of a sequence (MONAI's ViT) the first tensor counts.
+        voxel: the voxel axes of the image.
+        dense: whether features are wanted on the voxel grid (to segment) or one vector an image.
+
+    Returns:
+        ``(n, feature, *voxel)`` where dense, else ``(n, feature)``: a map is averaged over its voxels.
+
+    Raises:
+        NetworkError: where a dense output is not on the image's grid.
+
+    Example:
+        >>> features(torch.ones(2, 8, 4, 4), (16, 16), dense=False).shape
+        torch.Size([2, 8])
+    """
+    first = output if isinstance(output, Tensor) else output[0]
+    if hasattr(first, "as_tensor"):  # MetaTensor ends here
+        first = first.as_tensor()
+    if not dense:
+        return first.flatten(2).mean(2) if first.ndim > 2 else first
+    if tuple(first.shape[2:]) != voxel:
+        raise NetworkError(
+            f"features (n, feature, *{voxel}) on the voxel grid of the image to segment",
+            found=f"an output of shape {tuple(first.shape)}",
+            cure="Take a network that keeps the image's size, e.g. a UNet, and sides it can halve.",
+        )
+    return first
+
+
+def feature_size(network: nn.Module, image_shape: Sequence[int] | None = None) -> int:
+    """Count the features of a backbone.
+
+    Args:
+        network: the backbone.
+        image_shape: ``(channel, *voxel)`` of one image to try it on. Without, the last layer with weights
+            tells, which is right for every network that ends in one.
+
+    Raises:
+        NetworkError: where no layer tells.
+
+    Example:
+        >>> from medmeta.networks import build, unet
+        >>> feature_size(build(unet(3, 1, base=4)), (1, 16, 16, 16))
+        8
+    """
+    if image_shape is not None:
+        training = network.training
+        with torch.no_grad():
+            output = network.eval()(torch.zeros(2, *image_shape))
+        network.train(training)
+        return int((output if isinstance(output, Tensor) else output[0]).shape[1])
+    for module in reversed(list(network.modules())):
+        for name in ("out_channels", "out_features"):
+            size = getattr(module, name, None)
+            if isinstance(size, int) and next(module.parameters(recurse=False), None) is not None:
+                return size
+    raise NetworkError(
+        "a network whose number of features can be told",
+        found=f"{type(network).__name__} without a last linear or convolutional layer",
+        cure="Give the learner feature=<number of features>.",
+    )
+
+
+def running_statistics(network: nn.Module) -> tuple[str, ...]:
+    """Name the layers that remember earlier batches (batch norm's running mean and variance).
+
+    Such memory leaks one task into the next and is changed in place by every forward pass, so no learner
+    takes a network that has any.
+
+    Example:
+        >>> running_statistics(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))
+        ('1',)
+    """
+    return tuple(
+        name for name, module in network.named_modules() if getattr(module, "running_mean", None) is not None
+    )

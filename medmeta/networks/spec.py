@@ -1,0 +1,133 @@
+"""Networks as plain dictionaries: what MONAI's ConfigParser builds, here, in a run and in a bundle alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from medmeta.networks.feature import NetworkError
+
+HOMES = ("monai.", "torch.nn.")
+"""Where a network may come from: what a hospital that has only MONAI has, too."""
+
+
+def build(spec: Mapping[str, Any]) -> nn.Module:
+    """Make the network that a specification describes.
+
+    Args:
+        spec: ``{"_target_": "monai.networks.nets.UNet", ...}``: a class of MONAI or ``torch.nn`` and its keyword
+            arguments; arguments may be such specifications themselves. Expressions (``$``) and
+            references (``@``, ``%``) are refused: a specification is data, it runs nothing.
+
+    Raises:
+        NetworkError: where the class is of another home or refuses the arguments.
+
+    Example:
+        >>> build({"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 2})
+        Linear(in_features=4, out_features=2, bias=True)
+    """
+    plain = dict(spec)
+    if "_target_" not in plain:
+        raise NetworkError(
+            "a specification with a '_target_'",
+            found=f"the keys {', '.join(sorted(map(str, plain))) or 'none'}",
+            cure="Write e.g. {'_target_': 'monai.networks.nets.UNet', 'spatial_dims': 3, ...}.",
+        )
+    _check(plain)
+    try:
+        network = ConfigParser({"network": plain}).get_parsed_content("network")
+    except (RuntimeError, ModuleNotFoundError) as error:
+        cause = error.__cause__ or error
+        raise NetworkError(
+            f"arguments that {plain['_target_']} takes",
+            found=" ".join(str(cause).split())[:200],
+            cure="Look at the class's own documentation.",
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(
+            "a specification of a network", found=type(network).__name__, cure="Name a class of nn.Module."
+        )
+    return network
+
+
+def _check(value: Any) -> None:
+    """Refuse what would run code or come from elsewhere."""
+    if isinstance(value, str) and value.startswith(("$", "@", "%")):
+        raise NetworkError(
+            "plain values in a network's specification", found=repr(value), cure="Write the value itself."
+        )
+    if isinstance(value, Mapping):
+        target = value.get("_target_", "monai.")
+        if not isinstance(target, str) or not target.startswith(HOMES):
+            raise NetworkError(
+                "a network of MONAI or torch.nn",
+                found=repr(target),
+                cure="Name a class under monai. or torch.nn., or pass your own nn.Module in Python.",
+            )
+        for item in value.values():
+            _check(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check(item)
+
+
+def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None = None) -> dict[str, Any]:
+    """Describe a small UNet for segmentation: features on the voxel grid of the image.
+
+    Three halvings: every side of an image must be a multiple of 8. Instance norm keeps no running
+    statistics, so every meta-gradient is right on it.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of the image.
+        base: channels at full resolution, doubled at each halving.
+        feature: features a voxel, ``2 * base`` by default.
+
+    Example:
+        >>> import torch
+        >>> build(unet(2, 1))(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 16, 32, 32])
+    """
+    return {
+        "_target_": "monai.networks.nets.UNet",
+        "spatial_dims": spatial_dims,
+        "in_channels": channels,
+        "out_channels": feature or 2 * base,
+        "channels": [base, 2 * base, 4 * base, 8 * base],
+        "strides": [2, 2, 2],
+        "num_res_units": 1,
+        "norm": "instance",
+    }
+
+
+def encoder(spatial_dims: int, channels: int, base: int = 16, *, feature: int | None = None) -> dict[str, Any]:
+    """Describe a small densely connected encoder for classification: one feature vector an image.
+
+    Group norm, not instance norm: averaging a channel that was just normalised over the voxels would
+    throw away what it found.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of the image.
+        base: channels each layer adds, a multiple of 4.
+        feature: length of the feature vector, ``4 * base`` by default.
+
+    Example:
+        >>> import torch
+        >>> build(encoder(3, 2))(torch.zeros(5, 2, 32, 32, 32)).shape
+        torch.Size([5, 64])
+    """
+    return {
+        "_target_": "monai.networks.nets.DenseNet",
+        "spatial_dims": spatial_dims,
+        "in_channels": channels,
+        "out_channels": feature or 4 * base,
+        "init_features": 2 * base,
+        "growth_rate": base,
+        "block_config": [2, 2, 2],
+        "bn_size": 2,
+        "norm": ["group", {"num_groups": 4}],
+    }
