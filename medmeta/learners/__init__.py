@@ -1,1 +1,7 @@
+"""Learners: ``adapt(support)`` gives a predictor. MAML and its kin, metric learners, honest baselines."""
 
+from medmeta.learners.predictor import plain_network
+from medmeta.learners.protocol import Learner, LearnerError, Predictor
+from medmeta.learners.registry import create_learner, learner_names
+
+__all__ = ["Learner", "LearnerError", "Predictor", "create_learner", "learner_names", "plain_network"]

@@ -103,7 +103,9 @@ def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None
     }
 
 
-def encoder(spatial_dims: int, channels: int, base: int = 16, *, feature: int | None = None) -> dict[str, Any]:
+def encoder(
+    spatial_dims: int, channels: int, base: int = 16, *, feature: int | None = None
+) -> dict[str, Any]:
     """Describe a small densely connected encoder for classification: one feature vector an image.
 
     Group norm, not instance norm: averaging a channel that was just normalised over the voxels would

@@ -1,0 +1,82 @@
+"""The head, feature to logits: pointwise linear, so ``nn.Linear`` to classify is a 1x1 convolution to segment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medmeta.shape import Feature, Logits
+
+
+class Head(NamedTuple):
+    """Weight ``(way, feature)`` and bias ``(way)`` of a pointwise linear map."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def logits(feature: Feature, head: Head) -> Logits:
+    """Apply a head at every point of space.
+
+    Example:
+        >>> logits(torch.ones(1, 3, 4, 4), Head(torch.ones(2, 3), torch.zeros(2))).shape
+        torch.Size([1, 2, 4, 4])
+    """
+    if feature.ndim == 2:
+        return F.linear(feature, head.weight, head.bias)
+    point = head.weight.reshape(*head.weight.shape, *[1] * (feature.ndim - 2))
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[feature.ndim - 3]
+    return convolve(feature, point, head.bias)
+
+
+def class_sums(feature: Feature, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the features of each class, ``(way, feature)``, and count them, ``(way, 1)``; pieces of a set add up.
+
+    Args:
+        feature: ``(n, feature, *space)``.
+        target: ``(n, way, *space)`` one-hot labels.
+    """
+    flat, hot = feature.reshape(*feature.shape[:2], -1), target.reshape(*target.shape[:2], -1)
+    return torch.einsum("nfs,nws->wf", flat, hot), hot.sum([0, 2]).unsqueeze(1)
+
+
+def prototype_head(prototypes: Tensor, scale: Tensor | float = 1.0) -> Head:
+    """Write nearest-prototype classification as a linear head.
+
+    ``-|f - c|^2 = 2 c.f - |c|^2 - |f|^2`` and the last term is the same for every class (Snell et al. 2017,
+    section 2.4; Triantafillou et al. 2020, section 3, start the inner loop there).
+
+    Args:
+        prototypes: ``(way, feature)`` mean features.
+        scale: how much a squared distance counts.
+
+    Example:
+        >>> prototype_head(torch.tensor([[1.0, 2.0]])).bias
+        tensor([-5.])
+    """
+    return Head(2 * scale * prototypes, -scale * prototypes.square().sum(1))
+
+
+def head_module(head: Head, spatial_dims: int) -> nn.Module:
+    """Make the layer that applies a head: ``nn.Linear``, or a convolution of one voxel.
+
+    Args:
+        head: its weight and bias.
+        spatial_dims: 0 to classify, else the number of voxel axes to segment.
+
+    Example:
+        >>> head_module(Head(torch.ones(2, 3), torch.zeros(2)), 3)
+        Conv3d(3, 2, kernel_size=(1, 1, 1), stride=(1, 1, 1))
+    """
+    way, feature = head.weight.shape
+    layer: nn.Module
+    if spatial_dims:
+        layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[spatial_dims - 1](feature, way, 1)
+    else:
+        layer = nn.Linear(feature, way)
+    state = {"weight": head.weight.reshape(*head.weight.shape, *[1] * spatial_dims), "bias": head.bias}
+    layer.to(head.weight).load_state_dict(state)
+    return layer
