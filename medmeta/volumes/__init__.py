@@ -1,1 +1,27 @@
+"""From files to volumes in patient space: cohorts, plans, the prepared store, the way back."""
 
+from __future__ import annotations
+
+from medmeta.volumes.cohort import Cohort, open_cohort, patient_key
+from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.plan import Plan, make_plan
+from medmeta.volumes.prepared import Prepared
+from medmeta.volumes.record import Volume
+from medmeta.volumes.restore import restore
+from medmeta.volumes.split import split_patients
+from medmeta.volumes.store import Store, StoreError
+
+__all__ = [
+    "Cohort",
+    "CohortError",
+    "Plan",
+    "Prepared",
+    "Store",
+    "StoreError",
+    "Volume",
+    "make_plan",
+    "open_cohort",
+    "patient_key",
+    "restore",
+    "split_patients",
+]

@@ -17,6 +17,7 @@ class Volume:
         tumour: the tumour type (or structure), or None for a patient known to be free of every target.
         label: value of ``tumour`` in ``mask``; None means every non-zero voxel.
         series: SeriesInstanceUID to take where ``image`` is a folder of several series.
+        modality: one name a channel (``"CT"``, ``"MR"`` …), ``()`` where unknown.
     """
 
     patient: str
@@ -25,3 +26,4 @@ class Volume:
     tumour: str | None = None
     label: int | None = None
     series: str | None = None
+    modality: tuple[str, ...] = ()

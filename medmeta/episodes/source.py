@@ -1,0 +1,136 @@
+"""An endless, addressable stream of training episodes: (seed, index) names one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from medmeta.episodes.augment import Augment
+from medmeta.episodes.examples import Episode, EpisodeError
+from medmeta.episodes.task import Task, classification_task, segmentation_task
+from medmeta.errors import nearest
+from medmeta.volumes import Store, Volume
+
+
+def generator_of(seed: int, *index: int) -> torch.Generator:
+    """The generator of one task, the same on every machine, rank and restart.
+
+    Example:
+        >>> a, b = generator_of(0, 7), generator_of(0, 7)
+        >>> bool(torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b)))
+        True
+    """
+    text = ",".join(str(i) for i in (seed, *index)).encode()
+    number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return torch.Generator().manual_seed(number % 2**63)
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Training episodes by number, over all types that are not held out.
+
+    Volumes of a held-out type are dropped when the source is made, so no episode can name one. A patient
+    who has a held-out type besides another stays, with the other: split by patient too where the same
+    patients are judged on.
+
+    Args:
+        volumes: training volumes.
+        store: gives the voxels; a plan of crops segments, a plan of whole volumes classifies.
+        hold_out: types that no episode may name.
+        seed: of the stream.
+        shot: support patients a class, a number or (fewest, most) to draw from.
+        query: query patients a class.
+        way: classes an episode when classifying.
+        crops: pieces a patient when segmenting.
+        augment: changes whole episodes.
+
+    Raises:
+        EpisodeError: where a held-out type is not in the volumes, or too few types have enough patients.
+    """
+
+    volumes: tuple[Volume, ...]
+    store: Store
+    hold_out: tuple[str, ...] = ()
+    seed: int = 0
+    shot: int | tuple[int, int] = (1, 5)
+    query: int = 2
+    way: int = 2
+    crops: int = 2
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        there = {v.tumour for v in self.volumes if v.tumour}
+        for name in self.hold_out:
+            if name not in there:
+                raise EpisodeError(
+                    f"the held-out type {name!r} among the volumes",
+                    found="no such type",
+                    cure=nearest(name, there) if there else "Open a cohort with tumours.",
+                )
+        object.__setattr__(self, "volumes", tuple(v for v in self.volumes if v.tumour not in self.hold_out))
+        object.__setattr__(self, "_patients", self._count())
+        if len(self.types) < self._needed:
+            raise EpisodeError(
+                f"{self._needed} type(s) with {self.shots[0] + self.query} patients each"
+                f" ({self.shots[0]} support + {self.query} query)",
+                found=f"{len(self.types)}",
+                cure="Add patients, hold out fewer types, or ask for fewer shots or queries.",
+            )
+
+    @property
+    def segments(self) -> bool:
+        """Whether the episodes are for segmentation."""
+        return not self.store.plan.whole
+
+    @property
+    def shots(self) -> tuple[int, int]:
+        """Fewest and most support patients a class."""
+        return (self.shot, self.shot) if isinstance(self.shot, int) else self.shot
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types with enough patients; ``"none"`` (free of every type) is one when classifying."""
+        patients: dict[str, int] = self._patients  # type: ignore[attr-defined]
+        return tuple(sorted(t for t, n in patients.items() if n >= self.shots[0] + self.query))
+
+    @property
+    def _needed(self) -> int:
+        return 1 if self.segments else self.way
+
+    def _count(self) -> dict[str, int]:
+        patients: dict[str, set[str]] = {}
+        for v in self.volumes:
+            if not self.segments or (v.tumour and v.mask is not None):
+                patients.setdefault(v.tumour or "none", set()).add(v.patient)
+        return {t: len(p) for t, p in patients.items()}
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode number ``index``: the same for the same seed, wherever it is asked for."""
+        generator = generator_of(self.seed, index)
+        task = self.task(generator)
+        low, high = self.shots
+        high = max(low, min(high, task.patients - self.query))
+        shot = low + int(torch.randint(high - low + 1, (), generator=generator))
+        return task.episode(shot=shot, query=self.query, generator=generator)
+
+    def task(self, generator: torch.Generator) -> Task:
+        """Draw what to learn: one type to segment, ``way`` of them in random order to tell apart."""
+        order = torch.randperm(len(self.types), generator=generator).tolist()
+        if self.segments:
+            return segmentation_task(
+                self.volumes, self.types[order[0]], self.store, crops=self.crops, augment=self.augment
+            )
+        names = [self.types[i] for i in order[: self.way]]
+        return classification_task(self.volumes, names, self.store, augment=self.augment)
+
+    def batch(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> list[Episode]:
+        """This rank's share of the ``size`` episodes of an outer step; all ranks together give each once.
+
+        Args:
+            step: outer step, from 0.
+            size: episodes of the step over all ranks.
+            rank, world: this process and their number.
+        """
+        return [self[step * size + i] for i in range(rank, size, world)]

@@ -1,0 +1,131 @@
+"""A cohort: the volumes of one folder, whatever its layout."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmeta.errors import nearest
+from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing
+from medmeta.volumes.record import Volume
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The volumes of one folder.
+
+    Args:
+        name: name of the folder.
+        volumes: one an image and target; a multi-label cohort gives one for each patient and label.
+        root: the folder.
+        problems: what could not be used, one line each, counting cases and naming no file.
+        layout: the layout it was read as.
+    """
+
+    name: str
+    volumes: tuple[Volume, ...]
+    root: Path
+    problems: tuple[str, ...] = ()
+    layout: str = ""
+
+    @property
+    def tumours(self) -> tuple[str, ...]:
+        """The tumour types, sorted."""
+        return tuple(sorted({v.tumour for v in self.volumes if v.tumour}))
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patients' keys, sorted; raw, so never to be written anywhere."""
+        return tuple(sorted({v.patient for v in self.volumes}))
+
+    def of(self, *tumours: str) -> tuple[Volume, ...]:
+        """The volumes of some tumour types.
+
+        Raises:
+            CohortError: where the cohort has no volume of one of them.
+        """
+        for tumour in tumours:
+            if tumour not in self.tumours:
+                raise CohortError(
+                    f"volumes with {tumour!r}",
+                    found="none",
+                    cure=nearest(tumour, self.tumours) if self.tumours else "Name a tumour in the cohort.",
+                )
+        return tuple(v for v in self.volumes if v.tumour in tumours)
+
+
+def open_cohort(path: str | Path, *, layout: str | None = None) -> Cohort:
+    """List the volumes of a folder in any of the layouts people already have; read no image yet.
+
+    Args:
+        path: a folder, or the table or list file itself.
+        layout: one of ``"table"`` (CSV/TSV with patient, image, mask, tumor), ``"nnunet"`` (Decathlon
+            and nnU-Net), ``"datalist"`` (MONAI/Auto3DSeg JSON), ``"dicom"`` (a tree of series with SEG or
+            RTSTRUCT), ``"folders"`` (a folder a class); None recognises it.
+
+    Raises:
+        CohortError: where the folder is missing, in no known layout, or without one usable volume.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "a.nii.gz").touch()
+        >>> _ = (folder / "cohort.csv").write_text("patient,image,mask,tumor\\np1,a.nii.gz,,glioma\\n")
+        >>> open_cohort(folder).tumours
+        ('glioma',)
+    """
+    root = Path(path)
+    if not root.exists():
+        raise CohortError("a cohort folder", found="nothing at the path given", cure="Check the path.")
+    name = layout or _recognise(root)
+    if name not in LAYOUTS:
+        raise CohortError("a known layout", found=repr(name), cure=nearest(name, LAYOUTS))
+    listing = LAYOUTS[name].read(root)
+    if not listing.volumes:
+        raise CohortError(
+            f"at least one usable volume in the layout {name!r}", found=_none_found(listing), cure=_CURE[name]
+        )
+    folder = root if root.is_dir() else root.parent
+    return Cohort(folder.resolve().name, tuple(listing.volumes), folder, tuple(listing.problems), name)
+
+
+_CURE = {
+    "table": "Fill the columns patient, image, mask, tumor with paths relative to the table.",
+    "nnunet": "Put images in imagesTr and masks of the same name in labelsTr.",
+    "datalist": 'List {"image": …, "label": …} under "training".',
+    "dicom": "Put DICOM series with their SEG or RTSTRUCT below the folder.",
+    "folders": "Make one folder a class with the images in it.",
+}
+
+
+def _none_found(listing: Listing) -> str:
+    if not listing.problems:
+        return "an empty cohort"
+    more = f" and {len(listing.problems) - 1} more" if len(listing.problems) > 1 else ""
+    return f"none ({listing.problems[0]}{more})"
+
+
+def _recognise(root: Path) -> str:
+    for name, layout in LAYOUTS.items():
+        if layout.matches(root):
+            return name
+    empty = root.is_dir() and not any(root.iterdir())
+    raise CohortError(
+        f"a cohort in one of the layouts {', '.join(LAYOUTS)}",
+        found="an empty folder" if empty else "none of them",
+        cure="Add a cohort.csv with the columns patient,image,mask,tumor.",
+    )
+
+
+def patient_key(patient: str, salt: str) -> str:
+    """A key that says nothing of the patient to those who do not have the salt (keyed BLAKE2b, RFC 7693).
+
+    Example:
+        >>> patient_key("DOE^JOHN", "s") == patient_key("DOE^JOHN", "s")
+        True
+        >>> patient_key("DOE^JOHN", "other") == patient_key("DOE^JOHN", "s")
+        False
+    """
+    secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
+    return hashlib.blake2b(patient.encode(), digest_size=6, key=secret).hexdigest()

@@ -1,0 +1,26 @@
+"""The folder layouts people already have; each is read to the same list of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from medmeta.volumes.layouts import decathlon, table
+from medmeta.volumes.layouts.listing import CohortError, Listing
+
+__all__ = ["LAYOUTS", "CohortError", "Layout", "Listing"]
+
+
+class Layout(NamedTuple):
+    """How a layout is recognised and read."""
+
+    matches: Callable[[Path], bool]
+    read: Callable[[Path], Listing]
+
+
+# in the order they are tried: the most explicit first
+LAYOUTS: dict[str, Layout] = {
+    "table": Layout(table.matches, table.read),
+    "nnunet": Layout(decathlon.matches, decathlon.read),
+}

@@ -1,0 +1,127 @@
+"""Medical Segmentation Decathlon and nnU-Net: ``dataset.json``, ``imagesTr``, ``labelsTr``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmeta.volumes.layouts.labels import label_values, per_label
+from medmeta.volumes.layouts.listing import CohortError, Listing, image_files, stem
+from medmeta.volumes.record import Volume
+
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def matches(path: Path) -> bool:
+    """Whether the folder holds ``imagesTr``, or a ``dataset.json`` with a training list."""
+    if not path.is_dir():
+        return False
+    return (path / "imagesTr").is_dir() or (path / "dataset.json").is_file()
+
+
+def read(path: Path) -> Listing:
+    """Read the training cases, one volume a case and label.
+
+    Names of the labels come from ``dataset.json`` (either way round: ``{"1": "edema"}`` as in the Decathlon,
+    ``{"edema": 1}`` as in nnU-Net); without one, value 2 is called ``label_2``.
+    """
+    listing = Listing()
+    about = _about(path)
+    cases = _listed(path, about, listing) if about.get("training") else _found(path, about, listing)
+    names = _names(about) or _counted(cases)
+    per_label(listing, cases, names)
+    return listing
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    file = path / "dataset.json"
+    if not file.is_file():
+        return {}
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CohortError(
+            "dataset.json as JSON", found=f"a syntax error ({error})", cure="Repair the file."
+        ) from error
+    if not isinstance(about, dict):
+        raise CohortError("an object in dataset.json", found=type(about).__name__, cure="Repair the file.")
+    return about
+
+
+def _names(about: Mapping[str, Any]) -> dict[int, str]:
+    """Label names, value first; nnU-Net's regions (a list of values) and the background are left out."""
+    names: dict[int, str] = {}
+    for key, value in dict(about.get("labels", {})).items():
+        if str(key).lstrip("-").isdecimal():
+            number, name = int(key), str(value)
+        elif isinstance(value, int):
+            number, name = value, str(key)
+        else:
+            continue
+        if number != 0 and name.lower() not in {"background", "ignore"}:
+            names[number] = name
+    return names
+
+
+def _counted(cases: list[Volume]) -> dict[int, str]:
+    values: set[int] = set()
+    for case in cases:
+        try:
+            values.update(label_values(case.mask) if case.mask else ())
+        except Exception:  # noqa: BLE001 - said for its case by per_label
+            continue
+    return {v: f"label_{v}" for v in sorted(values)}
+
+
+def _modality(about: Mapping[str, Any]) -> tuple[str, ...]:
+    channels = about.get("channel_names") or about.get("modality") or {}
+    if not isinstance(channels, dict):
+        return ()
+    names = [str(channels[k]).upper() for k in sorted(channels, key=str)]
+    return tuple("MR" if n.startswith("MR") else n for n in names)
+
+
+def _listed(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volume]:
+    cases = []
+    for number, entry in enumerate(about["training"], start=1):
+        if not isinstance(entry, dict) or "image" not in entry:
+            listing.problems.append(f"training entry {number}: no image")
+            continue
+        image = path / str(entry["image"])
+        mask = path / str(entry["label"]) if entry.get("label") else None
+        channels = (image,) if image.exists() else _channels(image.parent, stem(image))
+        if not channels or mask is None or not mask.exists():
+            listing.problems.append(f"training entry {number}: the image or the mask does not exist")
+            continue
+        cases.append(Volume(stem(image), channels, mask, modality=_modality(about)))
+    return cases
+
+
+def _channels(folder: Path, case: str) -> tuple[Path, ...]:
+    return tuple(p for p in image_files(folder) if _CHANNEL.sub("", stem(p)) == case)
+
+
+def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volume]:
+    """Pair ``imagesTr`` with ``labelsTr`` by the case's name, ``_0000`` taken as the channel."""
+    images: dict[str, list[Path]] = {}
+    masks = {stem(p): p for p in image_files(path / "labelsTr")}
+    for file in image_files(path / "imagesTr"):
+        name = stem(file)
+        case = name if name in masks else _CHANNEL.sub("", name)
+        images.setdefault(case, []).append(file)
+    most = max((len(files) for files in images.values()), default=0)
+    cases = []
+    for number, (case, files) in enumerate(sorted(images.items()), start=1):
+        if case not in masks:
+            listing.problems.append(f"case {number} of imagesTr: no mask in labelsTr")
+        elif len(files) != most:
+            listing.problems.append(f"case {number} of imagesTr: {len(files)} of {most} channels")
+        else:
+            cases.append(Volume(case, tuple(files), masks[case], modality=_modality(about)))
+    alone = sorted(set(masks) - set(images))
+    if alone:
+        listing.problems.append(f"{len(alone)} mask(s) in labelsTr without an image")
+    return cases

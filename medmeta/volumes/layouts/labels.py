@@ -1,0 +1,86 @@
+"""Which label values a mask file holds, read without its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from medmeta.volumes.layouts.listing import Listing
+from medmeta.volumes.record import Volume
+
+
+def label_values(path: Path) -> tuple[int, ...]:
+    """The non-zero whole numbers in a mask (NIfTI, NRRD, PNG, npz).
+
+    Raises:
+        ValueError: where the mask holds anything but whole numbers, or is of a kind not known here.
+    """
+    values = np.unique(_array(path))
+    whole = values.astype(np.int64)
+    if values.dtype.kind not in "biuf" or not np.array_equal(whole, values):
+        raise ValueError("values that are not whole numbers")
+    return tuple(int(v) for v in whole if v != 0)
+
+
+def _array(path: Path) -> np.ndarray:
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        import nibabel
+
+        return np.asanyarray(nibabel.load(path).dataobj)
+    if name.endswith((".nrrd", ".nhdr")):
+        import nrrd
+
+        return np.asarray(nrrd.read(str(path))[0])
+    if name.endswith((".png", ".jpg", ".jpeg")):
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            return np.asarray(picture)
+    raise ValueError("a kind of file that is not known")
+
+
+def per_label(
+    listing: Listing, cases: Sequence[Volume], names: Mapping[int, str], *, what: str = "case"
+) -> None:
+    """Add one volume for each case and each label its mask holds; None as tumour where it holds none.
+
+    Args:
+        listing: where volumes and problems go.
+        cases: one volume a case, ``tumour`` unset.
+        names: name of each label value; values without a name are left out, named as a problem.
+        what: how the layout calls a case, for the problems.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(_values, [case.mask for case in cases]))
+    unnamed: set[int] = set()
+    for number, (case, values) in enumerate(zip(cases, found, strict=True), start=1):
+        if isinstance(values, str):
+            listing.problems.append(f"{what} {number}: the mask has {values}")
+            continue
+        unnamed.update(v for v in values if v not in names)
+        held = [(v, names[v]) for v in values if v in names]
+        listing.volumes.extend(_of(case, name, value) for value, name in held)
+        if not held:
+            listing.volumes.append(_of(case, None, None))
+    if unnamed:
+        listing.problems.append(f"label values without a name: {', '.join(map(str, sorted(unnamed)))}")
+
+
+def _of(case: Volume, tumour: str | None, label: int | None) -> Volume:
+    mask = case.mask if tumour else None
+    return Volume(case.patient, case.image, mask, tumour, label, case.series, case.modality)
+
+
+def _values(mask: Path | None) -> tuple[int, ...] | str:
+    if mask is None:
+        return ()
+    try:
+        return label_values(mask)
+    except ValueError as error:
+        return str(error) if "path" not in str(error).lower() else "contents that cannot be read"
+    except Exception as error:  # noqa: BLE001 - a damaged file of any kind is this case's problem only
+        return f"contents that cannot be read ({type(error).__name__})"

@@ -1,0 +1,74 @@
+"""What a layout finds in a folder, and the refusals that all layouts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medmeta.errors import MedmetaError
+from medmeta.volumes.record import Volume
+
+SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".npz",
+    ".dcm",
+    ".zip",
+)
+FREE = frozenset({"none", "normal", "healthy", "control", "notumor", "notumour", "no_tumor", "no_tumour"})
+
+
+class CohortError(MedmetaError):
+    """A folder that cannot be read as a cohort."""
+
+
+@dataclass
+class Listing:
+    """What was found, while a layout is being read.
+
+    Problems count cases and rows and never name a file, for a file's name may be a patient's.
+    """
+
+    volumes: list[Volume] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def stem(path: Path) -> str:
+    """File name without its suffix, both parts of ``.nii.gz``.
+
+    Example:
+        >>> stem(Path("imagesTr/liver_7.nii.gz"))
+        'liver_7'
+    """
+    low = path.name.lower()
+    for suffix in SUFFIXES:
+        if low.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The image files of a folder by name, hidden ones left out."""
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES):
+                yield path
+
+
+def free_or(name: str | None) -> str | None:
+    """The tumour type, or None for the words that say there is no tumour.
+
+    Example:
+        >>> free_or("Glioma"), free_or("no_tumor"), free_or("")
+        ('Glioma', None, None)
+    """
+    name = (name or "").strip()
+    return None if not name or name.lower() in FREE else name
