@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from medmeta.volumes.layouts import decathlon, table
+from medmeta.volumes.layouts import datalist, decathlon, folders, table
 from medmeta.volumes.layouts.listing import CohortError, Listing
 
 __all__ = ["LAYOUTS", "CohortError", "Layout", "Listing"]
@@ -23,4 +23,6 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, Layout] = {
     "table": Layout(table.matches, table.read),
     "nnunet": Layout(decathlon.matches, decathlon.read),
+    "datalist": Layout(datalist.matches, datalist.read),
+    "folders": Layout(folders.matches, folders.read),
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medmeta.volumes.layouts.labels import label_values, per_label
-from medmeta.volumes.layouts.listing import CohortError, Listing, image_files, stem
+from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
+from medmeta.volumes.layouts.listing import Listing, image_files, read_json, stem
 from medmeta.volumes.record import Volume
 
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -29,54 +28,14 @@ def read(path: Path) -> Listing:
     ``{"edema": 1}`` as in nnU-Net); without one, value 2 is called ``label_2``.
     """
     listing = Listing()
-    about = _about(path)
+    about = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
     cases = _listed(path, about, listing) if about.get("training") else _found(path, about, listing)
-    names = _names(about) or _counted(cases)
-    per_label(listing, cases, names)
+    per_label(listing, cases, label_names(about) or counted_names(cases))
     return listing
 
 
-def _about(path: Path) -> Mapping[str, Any]:
-    file = path / "dataset.json"
-    if not file.is_file():
-        return {}
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CohortError(
-            "dataset.json as JSON", found=f"a syntax error ({error})", cure="Repair the file."
-        ) from error
-    if not isinstance(about, dict):
-        raise CohortError("an object in dataset.json", found=type(about).__name__, cure="Repair the file.")
-    return about
-
-
-def _names(about: Mapping[str, Any]) -> dict[int, str]:
-    """Label names, value first; nnU-Net's regions (a list of values) and the background are left out."""
-    names: dict[int, str] = {}
-    for key, value in dict(about.get("labels", {})).items():
-        if str(key).lstrip("-").isdecimal():
-            number, name = int(key), str(value)
-        elif isinstance(value, int):
-            number, name = value, str(key)
-        else:
-            continue
-        if number != 0 and name.lower() not in {"background", "ignore"}:
-            names[number] = name
-    return names
-
-
-def _counted(cases: list[Volume]) -> dict[int, str]:
-    values: set[int] = set()
-    for case in cases:
-        try:
-            values.update(label_values(case.mask) if case.mask else ())
-        except Exception:  # noqa: BLE001 - said for its case by per_label
-            continue
-    return {v: f"label_{v}" for v in sorted(values)}
-
-
-def _modality(about: Mapping[str, Any]) -> tuple[str, ...]:
+def modalities(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """The channels' names, in their order; ``()`` where there are none."""
     channels = about.get("channel_names") or about.get("modality") or {}
     if not isinstance(channels, dict):
         return ()
@@ -96,7 +55,7 @@ def _listed(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volu
         if not channels or mask is None or not mask.exists():
             listing.problems.append(f"training entry {number}: the image or the mask does not exist")
             continue
-        cases.append(Volume(stem(image), channels, mask, modality=_modality(about)))
+        cases.append(Volume(stem(image), channels, mask, modality=modalities(about)))
     return cases
 
 
@@ -120,7 +79,7 @@ def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volum
         elif len(files) != most:
             listing.problems.append(f"case {number} of imagesTr: {len(files)} of {most} channels")
         else:
-            cases.append(Volume(case, tuple(files), masks[case], modality=_modality(about)))
+            cases.append(Volume(case, tuple(files), masks[case], modality=modalities(about)))
     alone = sorted(set(masks) - set(images))
     if alone:
         listing.problems.append(f"{len(alone)} mask(s) in labelsTr without an image")

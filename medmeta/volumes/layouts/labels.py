@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,37 @@ def _array(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             return np.asarray(picture)
     raise ValueError("a kind of file that is not known")
+
+
+def label_names(about: Mapping[str, Any], *, background: bool = False) -> dict[int, str]:
+    """Label names of a dataset's JSON, value first; nnU-Net's regions and, unless asked for, 0 are left out.
+
+    Example:
+        >>> label_names({"labels": {"0": "background", "2": "edema"}})
+        {2: 'edema'}
+        >>> label_names({"labels": {"background": 0, "whole": [1, 2], "edema": 2}})
+        {2: 'edema'}
+    """
+    names: dict[int, str] = {}
+    for key, value in dict(about.get("labels") or {}).items():
+        if str(key).lstrip("-").isdecimal():
+            number, name = int(key), str(value)
+        elif isinstance(value, int):
+            number, name = value, str(key)
+        else:
+            continue
+        if background or (number != 0 and name.lower() not in {"background", "ignore"}):
+            names[number] = name
+    return names
+
+
+def counted_names(cases: Sequence[Volume]) -> dict[int, str]:
+    """``label_2`` for value 2, and so on, for all values that some mask holds."""
+    values: set[int] = set()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(_values, [case.mask for case in cases]):
+            values.update(() if isinstance(found, str) else found)
+    return {v: f"label_{v}" for v in sorted(values)}
 
 
 def per_label(

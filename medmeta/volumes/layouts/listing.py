@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from medmeta.errors import MedmetaError
 from medmeta.volumes.record import Volume
@@ -72,3 +74,18 @@ def free_or(name: str | None) -> str | None:
     """
     name = (name or "").strip()
     return None if not name or name.lower() in FREE else name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CohortError: where it is not one.
+    """
+    try:
+        about = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise CohortError(f"{file.name} as JSON", found="a syntax error", cure="Repair the file.") from error
+    if not isinstance(about, dict):
+        raise CohortError(f"an object in {file.name}", found=type(about).__name__, cure="Repair the file.")
+    return about

@@ -1,0 +1,85 @@
+"""MONAI and Auto3DSeg datalists: JSON with ``{"image": …, "label": …}`` under ``training``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medmeta.volumes.layouts.decathlon import modalities
+from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
+from medmeta.volumes.layouts.listing import Listing, free_or, read_json, stem
+from medmeta.volumes.record import Volume
+
+_SECTIONS = ("training", "validation")
+
+
+def find(path: Path) -> Path | None:
+    """The path itself where it is a JSON file, or the only one with a training list in a folder."""
+    if path.is_file():
+        return path if path.suffix.lower() == ".json" else None
+    lists = [p for p in sorted(path.glob("*.json")) if b'"training"' in p.read_bytes()[: 2**20]]
+    return lists[0] if len(lists) == 1 else None
+
+
+def matches(path: Path) -> bool:
+    """Whether the path is a datalist or a folder with one."""
+    return find(path) is not None
+
+
+def read(path: Path) -> Listing:
+    """Read the sections ``training`` and ``validation``; paths are relative to the JSON file.
+
+    ``label`` is the path of a mask (to segment) or a class, by its name or as a number that ``labels``
+    names (to classify). ``image`` may be a list, one file a channel. ``patient`` or ``subject_id`` keys
+    the patient, else the image's name.
+    """
+    file = find(path)
+    listing = Listing()
+    about = read_json(file) if file else {}
+    root = file.parent if file else path
+    names, classes = label_names(about), label_names(about, background=True)
+    cases: list[Volume] = []
+    number = 0
+    for section in _SECTIONS:
+        for entry in about.get(section) or []:
+            number += 1
+            _add(listing, cases, entry, root, number, classes, modalities(about))
+    per_label(listing, cases, names or counted_names(cases), what="masked entry")
+    return listing
+
+
+def _add(
+    listing: Listing,
+    cases: list[Volume],
+    entry: Any,
+    root: Path,
+    number: int,
+    classes: dict[int, str],
+    modality: tuple[str, ...],
+) -> None:
+    """Add one entry: to ``cases`` where it has a mask, to the listing where it has a class."""
+    if not isinstance(entry, dict) or not entry.get("image"):
+        listing.problems.append(f"entry {number}: no image")
+        return
+    files = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    image = tuple(root / str(f) for f in files)
+    if not all(p.exists() for p in image):
+        listing.problems.append(f"entry {number}: the image does not exist")
+        return
+    patient = str(entry.get("patient") or entry.get("subject_id") or stem(image[0]))
+    label = entry.get("label")
+    if label is None:
+        listing.problems.append(f"entry {number}: neither a mask nor a class")
+    elif isinstance(label, int):
+        tumour = free_or(classes.get(label, f"class_{label}"))
+        listing.volumes.append(Volume(patient, image, tumour=tumour, modality=modality))
+    elif _is_file(root, label):
+        cases.append(Volume(patient, image, root / label, modality=modality))
+    elif stem(Path(label)) != Path(label).name:
+        listing.problems.append(f"entry {number}: the mask does not exist")
+    else:
+        listing.volumes.append(Volume(patient, image, tumour=free_or(str(label)), modality=modality))
+
+
+def _is_file(root: Path, label: object) -> bool:
+    return isinstance(label, str) and bool(label) and (root / label).is_file()

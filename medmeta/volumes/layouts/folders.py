@@ -1,0 +1,79 @@
+"""A folder a class: ``glioma/…``, ``meningioma/…``, ``none/…``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
+from medmeta.volumes.record import Volume
+
+_MASK = re.compile(r"[_\-. ]?(mask|seg|segmentation|label)s?$", re.IGNORECASE)
+_NEVER = frozenset({"imagestr", "imagests", "labelstr", "labelsts"})
+
+
+def matches(path: Path) -> bool:
+    """Whether the folder holds two or more folders with images in them or one level below."""
+    return len(_classes(path)) >= 2
+
+
+def read(path: Path) -> Listing:
+    """Read one class a folder; a folder called ``none``, ``normal``, ``healthy`` … is free of any tumour.
+
+    Below a class lies a file a patient, or a folder a patient: with image files (each a volume, or DICOM:
+    together one series). A file ``x_mask``, ``x_seg`` or ``x_label`` is the mask of ``x``; in a patient's
+    folder with one image, so is any file called ``mask``, ``seg`` or ``label``.
+    """
+    listing = Listing()
+    for folder in _classes(path):
+        tumour = free_or(folder.name)
+        _files(listing, folder, tumour, patient=None)
+        for number, below in enumerate(sorted(p for p in folder.iterdir() if p.is_dir()), start=1):
+            files = list(image_files(below))
+            if _is_series(below, files):
+                listing.volumes.append(Volume(below.name, (below,), tumour=tumour))
+            elif files:
+                _files(listing, below, tumour, patient=below.name)
+            else:
+                listing.problems.append(f"class {folder.name}, folder {number}: no image")
+    return listing
+
+
+def _classes(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return [p for p in folders if p.name.lower() not in _NEVER and _has_images(p)]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(image_files(folder)) or any(
+        _is_series(p, files := list(image_files(p))) or files for p in folder.iterdir() if p.is_dir()
+    )
+
+
+def _is_series(folder: Path, files: list[Path]) -> bool:
+    """Whether a folder is one DICOM series: .dcm files, or files without a known suffix that say DICM."""
+    if files:
+        return all(p.suffix.lower() == ".dcm" for p in files)
+    bare = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.lower().endswith(SUFFIXES)]
+    if not bare:
+        return False
+    with open(bare[0], "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | None) -> None:
+    """Add every image of a folder with the mask that belongs to it."""
+    files = {stem(p): p for p in image_files(folder)}
+    masks = {name: p for name, p in files.items() if _MASK.search(name)}
+    images = {name: p for name, p in files.items() if name not in masks}
+    owned = {_MASK.sub("", name): p for name, p in masks.items()}
+    for name, file in images.items():
+        mask = owned.pop(name, None)
+        if mask is None and len(images) == 1 and len(masks) == 1 and patient is not None:
+            mask = next(iter(masks.values()))
+            owned.clear()
+        listing.volumes.append(Volume(patient or name, (file,), mask if tumour else None, tumour))
+    if owned:
+        listing.problems.append(f"class {tumour or 'none'}: {len(owned)} mask(s) without an image")

@@ -1,0 +1,192 @@
+"""Every layout gives the same list of volumes; what is wrong is counted or refused with its cure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medmeta.volumes import CohortError, open_cohort
+
+
+def save(file: Path, voxels: np.ndarray) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), file)
+    return file
+
+
+def image(file: Path, seed: int = 0) -> Path:
+    return save(file, np.random.default_rng(seed).random((6, 5, 4), dtype=np.float32))
+
+
+def mask(file: Path, labels: Sequence[int]) -> Path:
+    voxels = np.zeros((6, 5, 4), dtype=np.uint8)
+    for i, label in enumerate(labels):
+        voxels[i] = label
+    return save(file, voxels)
+
+
+def table(
+    folder: Path, *rows: str, header: str = "patient,image,mask,tumor", name: str = "cohort.csv"
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("\n".join([header, *rows, ""]))
+    return folder
+
+
+def test_table_gives_a_volume_a_row(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    mask(tmp_path / "a_mask.nii.gz", [1])
+    table(
+        tmp_path, "p1,a.nii.gz,a_mask.nii.gz,glioma", "p2,a.nii.gz,,", "p3,a.nii.gz;a.nii.gz,,none", "", ",,,"
+    )
+    cohort = open_cohort(tmp_path)
+    assert [v.tumour for v in cohort.volumes] == ["glioma", None, None]
+    assert cohort.volumes[0].mask == tmp_path / "a_mask.nii.gz"
+    assert len(cohort.volumes[2].image) == 2
+    assert cohort.tumours == ("glioma",)
+    assert cohort.patients == ("p1", "p2", "p3")
+    assert cohort.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "between"), [("list.tsv", "\t"), ("cohort.csv", ";"), ("cohort.csv", ","), ("any.csv", ",")]
+)
+def test_table_separators_and_column_names(tmp_path: Path, name: str, between: str) -> None:
+    image(tmp_path / "a.nii.gz")
+    header = between.join(["Subject_ID", "Image", "Diagnosis", "Modality"])
+    table(tmp_path, between.join(["p1", "a.nii.gz", "cyst", "mr"]), header=header, name=name)
+    volume = open_cohort(tmp_path).volumes[0]
+    assert (volume.patient, volume.tumour, volume.modality) == ("p1", "cyst", ("MR",))
+
+
+def test_table_names_the_row_and_not_the_file(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    table(tmp_path, "p1,a.nii.gz,,x", "DOE,DOE_JANE.nii.gz,,x", "p3,,,x", "p4,a.nii.gz,lost.nii.gz,x")
+    problems = open_cohort(tmp_path).problems
+    assert len(problems) == 3
+    assert "row 3" in problems[0]
+    assert not any("DOE" in p or "JANE" in p for p in problems)
+
+
+def test_table_without_a_tumour_column(tmp_path: Path) -> None:
+    table(tmp_path, "p1,a", header="patient,image,tumr")
+    with pytest.raises(CohortError, match=r"column 'tumor'.*Did you mean 'tumr'"):
+        open_cohort(tmp_path)
+
+
+def test_nnunet_without_names_counts_labels(tmp_path: Path) -> None:
+    for case, labels in {"c_1": [1, 2], "c_2": [2], "c_3": []}.items():
+        image(tmp_path / "imagesTr" / f"{case}_0000.nii.gz")
+        image(tmp_path / "imagesTr" / f"{case}_0001.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{case}.nii.gz", labels)
+    image(tmp_path / "imagesTr" / "c_4_0000.nii.gz")
+    mask(tmp_path / "labelsTr" / "c_4.nii.gz", [1])
+    image(tmp_path / "imagesTr" / "c_5_0000.nii.gz")
+    mask(tmp_path / "labelsTr" / "c_6.nii.gz", [1])
+    cohort = open_cohort(tmp_path)
+    assert [(v.patient, v.tumour, v.label) for v in cohort.volumes] == [
+        ("c_1", "label_1", 1),
+        ("c_1", "label_2", 2),
+        ("c_2", "label_2", 2),
+        ("c_3", None, None),
+    ]
+    assert all(len(v.image) == 2 for v in cohort.volumes)
+    assert any("1 of 2 channels" in p for p in cohort.problems)
+    assert any("no mask" in p for p in cohort.problems)
+    assert any("without an image" in p for p in cohort.problems)
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "edema"}, {"background": 0, "edema": 1}])
+def test_decathlon_names_labels_either_way(tmp_path: Path, labels: dict[str, object]) -> None:
+    image(tmp_path / "imagesTr" / "liver_7.nii.gz")
+    mask(tmp_path / "labelsTr" / "liver_7.nii.gz", [1, 3])
+    about = {
+        "labels": labels,
+        "modality": {"0": "CT"},
+        "training": [
+            {"image": "./imagesTr/liver_7.nii.gz", "label": "./labelsTr/liver_7.nii.gz"},
+            "x.nii.gz",
+        ],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    cohort = open_cohort(tmp_path)
+    assert [(v.patient, v.tumour, v.modality) for v in cohort.volumes] == [("liver_7", "edema", ("CT",))]
+    assert any("without a name: 3" in p for p in cohort.problems)
+
+
+def test_damaged_mask_is_that_case_s_problem(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        image(tmp_path / "imagesTr" / f"{case}.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{case}.nii.gz", [1])
+    file = tmp_path / "labelsTr" / "b.nii.gz"
+    file.write_bytes(file.read_bytes()[:40])
+    cohort = open_cohort(tmp_path)
+    assert [v.patient for v in cohort.volumes] == ["a"]
+    assert cohort.problems[0].startswith("case 2: the mask has contents that cannot be read")
+
+
+def test_datalist_with_masks_and_with_classes(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    mask(tmp_path / "m.nii.gz", [2])
+    about = {
+        "labels": {"0": "benign", "2": "malignant"},
+        "training": [
+            {"image": "a.nii.gz", "label": "m.nii.gz", "patient": "p1"},
+            {"image": ["a.nii.gz", "a.nii.gz"], "label": 0},
+            {"image": "a.nii.gz", "label": "cyst"},
+            {"image": "a.nii.gz", "label": "lost.nii.gz"},
+            {"image": "lost.nii.gz", "label": 0},
+        ],
+        "validation": [{"image": "a.nii.gz"}],
+    }
+    (tmp_path / "folds.json").write_text(json.dumps(about))
+    cohort = open_cohort(tmp_path)
+    assert {(v.tumour, v.label) for v in cohort.volumes} == {
+        ("malignant", 2),
+        ("benign", None),
+        ("cyst", None),
+    }
+    assert len(cohort.problems) == 3
+    assert open_cohort(tmp_path / "folds.json") == cohort
+
+
+def test_folder_a_class(tmp_path: Path) -> None:
+    image(tmp_path / "Glioma" / "a.nii.gz")
+    mask(tmp_path / "Glioma" / "a_mask.nii.gz", [1])
+    image(tmp_path / "Glioma" / "p2" / "scan.nii.gz")
+    mask(tmp_path / "Glioma" / "p2" / "seg.nii.gz", [1])
+    image(tmp_path / "no_tumor" / "c.nii.gz")
+    (tmp_path / "cyst" / "p4").mkdir(parents=True)
+    (tmp_path / "cyst" / "p4" / "IM0").write_bytes(bytes(128) + b"DICM")
+    cohort = open_cohort(tmp_path)
+    found = {(v.patient, v.tumour, v.mask is not None) for v in cohort.volumes}
+    assert found == {
+        ("a", "Glioma", True),
+        ("p2", "Glioma", True),
+        ("c", None, False),
+        ("p4", "cyst", False),
+    }
+
+
+def test_missing_empty_and_unknown_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="nothing at the path"):
+        open_cohort(tmp_path / "absent")
+    with pytest.raises(CohortError, match=r"an empty folder.*cohort.csv"):
+        open_cohort(tmp_path)
+    table(tmp_path, "p1,lost.nii.gz,,x")
+    with pytest.raises(CohortError, match=r"at least one usable volume.*row 2"):
+        open_cohort(tmp_path)
+    with pytest.raises(CohortError, match="Did you mean 'table'"):
+        open_cohort(tmp_path, layout="tabel")
+
+
+def test_real_cohorts_without_dataset_json(shared_data: Path) -> None:
+    hippocampus = open_cohort(shared_data / "volumes" / "hippocampus")
+    assert (len(hippocampus.patients), hippocampus.tumours) == (98, ("label_1", "label_2"))
+    chaos = open_cohort(shared_data / "volumes" / "nc" / "chaos_t2")
+    assert (len(chaos.patients), len(chaos.tumours), chaos.problems) == (20, 4, ())
