@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -46,7 +47,7 @@ class Task:
     @property
     def patients(self) -> int:
         """The number of patients of the class that has fewest."""
-        return min(len(self._patients(label)) for label in set(self._drawn()))
+        return min(len(self._patients.get(label, ())) for label in self._drawn())
 
     def episode(self, *, shot: int, query: int, generator: torch.Generator) -> Episode:
         """Draw a support of ``shot`` and a query of ``query`` other patients a class.
@@ -92,21 +93,21 @@ class Task:
         """The labels patients are drawn for."""
         return (1,) if self.segments else tuple(range(len(self.classes)))
 
-    def _patients(self, label: int) -> dict[str, list[int]]:
-        """Volumes of each patient of a class, patients sorted so that the list's order does not matter."""
-        found: dict[str, list[int]] = {}
+    @cached_property
+    def _patients(self) -> dict[int, list[list[int]]]:
+        """Volumes of each patient of each class; sorted, so that the order of ``volumes`` does not matter."""
+        found: dict[int, dict[str, list[int]]] = {}
         for i in sorted(
             range(len(self.volumes)), key=lambda i: (self.volumes[i].patient, self.volumes[i].image)
         ):
-            if self.labels[i] == label:
-                found.setdefault(self.volumes[i].patient, []).append(i)
-        return found
+            found.setdefault(self.labels[i], {}).setdefault(self.volumes[i].patient, []).append(i)
+        return {label: list(patients.values()) for label, patients in found.items()}
 
     def _draw(self, shot: int, query: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Volumes of the support and of the query; one volume a patient."""
         support, others = [], []
         for label in self._drawn():
-            patients = list(self._patients(label).values())
+            patients = self._patients[label]
             order = torch.randperm(len(patients), generator=generator).tolist()[: shot + query]
             pick = torch.rand(len(patients), generator=generator).tolist()
             chosen = [patients[p][int(pick[p] * len(patients[p]))] for p in order]
@@ -128,7 +129,7 @@ class Task:
                     f"at least 1 {what} patient a class", found=str(number), cure=f"Ask for 1 {what} or more."
                 )
         for label in self._drawn():
-            there = len(self._patients(label))
+            there = len(self._patients.get(label, ()))
             if there < shot + query:
                 raise EpisodeError(
                     f"{shot + query} patients with {self.classes[label]!r} ({shot} support + {query} query)",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import mmap
 import os
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +27,8 @@ except ImportError:  # not on Windows, where two processes may then prepare the 
     fcntl = None
 
 VERSION = "1"
-_DTYPES = {"F32": np.float32, "F64": np.float64, "U8": np.uint8, "I32": np.int32}
-_NAMES = {torch.float32: "F32", torch.float64: "F64", torch.uint8: "U8", torch.int32: "I32"}
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "U8": torch.uint8, "I32": torch.int32}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class EntryError(Exception):
@@ -47,16 +50,18 @@ class Entry:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors, memory-mapped: a page is read when it is touched, writes stay in this process."""
         try:
-            raw = np.memmap(self.file, mode="c", dtype=np.uint8)
+            with open(self.file, "rb") as file:
+                raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return {name: _view(raw, *part) for name, part in self.parts.items()}
         except (OSError, ValueError) as error:
             raise EntryError("an entry is gone") from error
 
 
-def _view(raw: np.ndarray, dtype: str, shape: tuple[int, ...], start: int) -> Tensor:
-    kind = np.dtype(_DTYPES[dtype])
-    stop = start + int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    return torch.from_numpy(raw[start:stop].view(kind).reshape(shape))
+def _view(raw: mmap.mmap, dtype: str, shape: tuple[int, ...], start: int) -> Tensor:
+    kind, count = _DTYPES[dtype], math.prod(shape)
+    if not count:
+        return torch.zeros(shape, dtype=kind)
+    return torch.frombuffer(raw, dtype=kind, count=count, offset=start).reshape(shape)
 
 
 def write(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -109,6 +114,8 @@ def check(file: Path) -> Entry:
             name: (str(p["dtype"]), tuple(map(int, p["shape"])), start + int(p["data_offsets"][0]))
             for name, p in about.items()
         }
+        if any(dtype not in _DTYPES for dtype, _, _ in parts.values()):
+            raise EntryError("another version")
         if meta["version"] != VERSION:
             raise EntryError("another version")
         if zlib.crc32(raw[start:].data) != int(meta["crc32"]):
@@ -155,3 +162,11 @@ _FAST = hasattr(hashlib, "file_digest")  # Python 3.11
 def name(*parts: object) -> str:
     """File name from what an entry depends on."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half-written an hour ago or longer."""
+    for part in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()

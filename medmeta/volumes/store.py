@@ -81,6 +81,7 @@ class Store:
         self._bytes = 0
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            entry.sweep(self.folder)
         self._salt = salt if salt is not None else self._kept_salt()
 
     def read(self, volume: Volume) -> Prepared:
@@ -201,11 +202,21 @@ class Store:
             if any(f is None for f in found):
                 made = self._prepare(volume)
                 self._check_room(_bytes(made), folder)
-                entry.write(image, {"image": made.image, "affine": made.affine})
+                self._write(image, {"image": made.image, "affine": made.affine})
                 if mask is not None and made.mask is not None and made.target is not None:
-                    entry.write(mask, {"mask": made.mask, "target": made.target})
+                    self._write(mask, {"mask": made.mask, "target": made.target})
                 found = [entry.check(file) for file in (image, mask) if file is not None]
         return found[0], found[1] if mask is not None else None  # type: ignore[return-value]
+
+    def _write(self, file: Path, tensors: dict[str, Tensor]) -> None:
+        try:
+            entry.write(file, tensors)
+        except OSError as error:
+            raise StoreError(
+                "room and leave to write a prepared volume",
+                found=f"{error.strerror or type(error).__name__}; nothing is left half-written",
+                cure="Free space or name another folder; what is there already is used again.",
+            ) from error
 
     def _checked(self, file: Path) -> entry.Entry | None:
         if not file.exists():
@@ -217,11 +228,18 @@ class Store:
             return None
 
     def _files(self, volume: Volume, folder: Path) -> tuple[Path, Path | None]:
-        content = entry.content_hash([*volume.image])
+        try:
+            content = entry.content_hash(volume.image)
+            target = entry.content_hash([volume.mask]) if volume.mask else "free"
+        except OSError as error:
+            raise CohortError(
+                "files of a volume that can be read",
+                found=f"one that cannot ({type(error).__name__})",
+                cure="Open the cohort again; it may have changed since.",
+            ) from error
         image = folder / f"{entry.name(content, self.plan.key, volume.series)}.image"
         if volume.mask is None and volume.tumour is not None:
             return image, None
-        target = entry.content_hash([volume.mask]) if volume.mask else "free"
         return image, image.with_name(f"{entry.name(image.stem, target, volume.label)}.mask")
 
     def _present(self, volume: Volume, folder: Path) -> bool:
