@@ -1,100 +1,48 @@
-"""Learners that adapt by gradient steps: MAML and its kin, and plain fine-tuning. They differ in arguments."""
+"""Learners that adapt by gradient steps: MAML and its kin, and fine-tuning. They differ in arguments."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medmeta.episodes.examples import Episode, Examples
+from medmeta.learners.batch import (
+    Piece,
+    check_support,
+    parameter_like,
+    pieces,
+    refuse_running_statistics,
+    still,
+    whole,
+)
+from medmeta.learners.episodic import BOTH
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
-from medmeta.learners.loss import Balance, balance, example_loss, one_hot
-from medmeta.learners.metagradient import InnerLoop, Weights, meta_gradient, step
+from medmeta.learners.inner import Inner
+from medmeta.learners.loss import Balance, example_loss
+from medmeta.learners.metagradient import (
+    InnerLoop,
+    Weights,
+    autograd_slope,
+    batched,
+    implicit,
+    meta_gradient,
+    reptile,
+)
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import NetworkError, feature_size, features, running_statistics
+from medmeta.learners.rates import SPEED, first_rates, rates_at
+from medmeta.networks import feature_size, features
 from medmeta.shape import Feature, Image, Logits
 
-BOTH = frozenset({"classification", "segmentation"})
-PIECE = 2**21
-"""Voxels (times channels) of support that go through the network at once when adapting: 2 volumes of 96^3."""
-RATE_SPEED = 10.0
-"""A learned rate is ``rate * exp(RATE_SPEED * parameter)``: positive always, and an outer optimiser that moves
-weights by a thousandth moves a rate by a hundredth of itself."""
-
-
-@dataclass(frozen=True)
-class Inner:
-    """How a learner learns a task: the parts that tell MAML from ANIL from Meta-SGD from fine-tuning.
-
-    Args:
-        steps: gradient steps while meta-training.
-        adapt_steps: gradient steps of ``adapt``, the same by default; may be more.
-        rate: learning rate of a step, of all steps where rates are learned to begin with.
-        rates: what has a learned rate of its own: ``fixed`` nothing, ``layer`` each weight tensor, ``step`` each
-            tensor at each step (MAML++), ``weight`` each single weight (Meta-SGD).
-        moves: ``all`` weights or the ``head`` alone (ANIL).
-        head: where the head starts: ``learned`` (then `way` is fixed), ``zeros`` or ``prototypes``.
-        order: how the outer loop sees the steps: ``second`` and ``first`` derivative order, ``supervised`` (the
-            outer loop is ordinary training, no steps), ``none`` (nothing is meta-learnt).
-        optimiser: of ``adapt``: ``sgd`` or ``adam``.
-        way: number of classes, for a learned head.
-        feature: number of the network's features, for a learned head; found out by default.
-        backend: how second derivatives are computed: ``auto``, ``loop`` or ``recompute``.
-    """
-
-    steps: int = 3
-    adapt_steps: int | None = None
-    rate: float = 0.1
-    rates: Literal["fixed", "layer", "step", "weight"] = "fixed"
-    moves: Literal["all", "head"] = "all"
-    head: Literal["learned", "zeros", "prototypes"] = "zeros"
-    order: Literal["second", "first", "supervised", "none"] = "second"
-    optimiser: Literal["sgd", "adam"] = "sgd"
-    way: int | None = None
-    feature: int | None = None
-    backend: str = "auto"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part of a set: images, one-hot labels, the whole set's balance, and the part's share of it."""
-
-    image: Image
-    target: Tensor
-    share: Balance
-    part: float
-
-
-def pieces(examples: Examples, like: Tensor, *, most: float = float("inf")) -> list[Piece]:
-    """Cut a set into parts of at most ``most`` numbers; the losses of the parts add up to that of the set."""
-    image = examples.image.to(like)
-    if image.ndim == 5:
-        image = image.contiguous(memory_format=torch.channels_last_3d)
-    target = one_hot(examples.label.to(like.device), len(examples.classes), like.dtype)
-    share = balance(target)
-    size = max(1, int(min(most / max(1, image[:1].numel()), len(image))))
-    return [
-        Piece(image[i : i + size], target[i : i + size], share, min(size, len(image) - i) / len(image))
-        for i in range(0, len(image), size)
-    ]
-
-
-@contextmanager
-def still(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode: a task is a function of its support, so dropout is off in the inner loop."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
+log = logging.getLogger(__name__)
 
 
 class GradientLearner(nn.Module):
@@ -108,53 +56,41 @@ class GradientLearner(nn.Module):
 
     def __init__(self, name: str, network: nn.Module, inner: Inner) -> None:
         super().__init__()
-        self.name, self.network, self.tasks = name, network, BOTH
         refuse_running_statistics(network)
-        if inner.head == "learned" and inner.way is not None and inner.feature is None:
-            inner = Inner(**{**asdict(inner), "feature": feature_size(network)})
-        self.inner = inner
+        like = parameter_like(network)
+        if inner.rows and inner.feature is None:
+            inner = replace(inner, feature=feature_size(network))
+        self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
+        self.options: Mapping[str, Any] = asdict(inner)
         self.head = nn.ParameterDict()
-        if inner.way is not None and inner.feature is not None:
-            like = next(network.parameters())
-            first = nn.Linear(inner.feature, inner.way, device=like.device, dtype=like.dtype)
+        if inner.rows and inner.feature:
+            first = nn.Linear(inner.feature, inner.rows).to(like)
             self.head = nn.ParameterDict({"weight": first.weight.detach(), "bias": first.bias.detach()})
-        if inner.head == "prototypes":
-            self.scale = nn.Parameter(torch.zeros((), dtype=next(network.parameters()).dtype))
-        self.rate = nn.ParameterDict(self._rates())
+        if inner.head == "prototypes" and inner.order not in ("supervised", "none"):
+            self.scale = nn.Parameter(torch.zeros_like(like[..., :0].sum()))
+        moving = dict(self.named_parameters())
+        self.rate = nn.ParameterDict(
+            first_rates(
+                {n: moving.get(n, torch.zeros((), dtype=like.dtype)) for n in self._moving_names()},
+                inner.rates,
+                inner.steps,
+            )
+        )
+        self.outer_steps: Tensor
+        self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Keyword arguments that make this learner again."""
-        return asdict(self.inner)
+    def meta(self) -> Weights:
+        """Give the meta-parameters by name: what the outer loop learns."""
+        return dict(self.named_parameters())
 
     # --- the inner loop, as functions of the meta-parameters ---
-
-    def _rates(self) -> Iterator[tuple[str, Tensor]]:
-        kind = self.inner.rates
-        if kind == "fixed":
-            return
-        sizes = {n: w for n, w in self.named_parameters() if n.startswith(("network.", "head."))}
-        if self.inner.moves == "head":
-            sizes = {n: w for n, w in sizes.items() if n.startswith("head.")}
-        like = next(self.network.parameters())
-        sizes.setdefault("head.weight", like.new_zeros(()))  # a head that is made anew has a rate, too
-        sizes.setdefault("head.bias", like.new_zeros(()))
-        for name, weight in sizes.items():
-            shape = {"layer": (1,), "step": (self.inner.steps,), "weight": (1, *weight.shape)}[kind]
-            yield name.replace(".", "/"), torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-
-    def _rate(self, meta: Weights, index: int) -> dict[str, Tensor | float]:
-        if self.inner.rates == "fixed":
-            return {n: self.inner.rate for n in self._moving_names()}
-        rates: dict[str, Tensor | float] = {}
-        for name in self._moving_names():
-            learned = meta[f"rate.{name.replace('.', '/')}"]
-            rates[name] = self.inner.rate * torch.exp(RATE_SPEED * learned[min(index, len(learned) - 1)])
-        return rates
 
     def _moving_names(self) -> list[str]:
         body = [f"network.{n}" for n, _ in self.network.named_parameters()]
         return ["head.weight", "head.bias"] + (body if self.inner.moves == "all" else [])
+
+    def _rates(self, meta: Weights, step: int) -> dict[str, Tensor | float]:
+        return rates_at(meta, self._moving_names(), step, self.inner.rate)
 
     def _feature(self, weights: Weights, image: Image, *, dense: bool) -> Feature:
         body = {n[8:]: w for n, w in weights.items() if n.startswith("network.")}
@@ -172,128 +108,220 @@ class GradientLearner(nn.Module):
             )
         return logits(feature, head)
 
-    def _loss(self, moving: Weights, meta: Weights, parts: Iterable[Piece]) -> Tensor:
+    def _loss(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Tensor:
         losses = []
         for part in parts:
-            guess = self._logits(moving, meta, part.image, dense=part.target.ndim > 2)
+            guess = self._logits(moving, meta, part.image, dense=part.dense)
             losses.append(part.part * example_loss(guess, part.target, part.share).mean())
         return torch.stack(losses).sum()
 
-    def _head(self, meta: Weights, parts: Sequence[Piece]) -> Head:
-        way = parts[0].target.shape[1]
-        kind = self.inner.head
-        if kind == "learned" and "head.weight" in meta:
-            if way != len(meta["head.bias"]):
-                raise LearnerError(
-                    f"tasks of {len(meta['head.bias'])} classes, which is what this {self.name} has a head for",
-                    found=f"{way} classes",
-                    cure="Create it with head='prototypes' or head='zeros' to serve any number of classes.",
-                )
-            return Head(meta["head.weight"], meta["head.bias"])
-        sums, counts = [], []
-        for part in parts[: None if kind == "prototypes" else 1]:
-            feature = self._feature(
-                meta, part.image[: None if kind == "prototypes" else 1], dense=part.target.ndim > 2
+    def _start(self, meta: Weights, parts: Sequence[Piece], classes: Sequence[str]) -> Weights:
+        head = self._head(meta, parts, classes)
+        body = {n: meta[n] for n in self._moving_names() if n.startswith("network.")}
+        return body | {"head.weight": head.weight, "head.bias": head.bias}
+
+    def _head(self, meta: Weights, parts: Sequence[Piece], classes: Sequence[str]) -> Head:
+        if self.inner.head == "prototypes":
+            return self._prototypes(meta, parts)
+        if self.inner.head == "learned" and (known := self._rows(meta, classes)) is not None:
+            return known
+        with torch.no_grad():
+            feature = self._feature(meta, parts[0].image[:1], dense=parts[0].dense)
+        return Head(feature.new_zeros(len(classes), feature.shape[1]), feature.new_zeros(len(classes)))
+
+    def _rows(self, meta: Weights, classes: Sequence[str]) -> Head | None:
+        """Rows of the learned head for these classes: by name where it has names, else by position."""
+        head = Head(meta["head.weight"], meta["head.bias"])
+        if self.inner.classes:
+            if not set(classes) <= set(self.inner.classes):
+                return None
+            rows = [self.inner.classes.index(c) for c in classes]
+            return Head(head.weight[rows], head.bias[rows])
+        if len(classes) != len(head.bias):
+            raise LearnerError(
+                f"tasks of {len(head.bias)} classes, which this {self.name} has a head for",
+                found=f"{len(classes)}: {', '.join(classes)}",
+                cure=f"Create it with way={len(classes)}, or head='prototypes' for any number of classes.",
             )
-            if kind != "prototypes":
-                return Head(feature.new_zeros(way, feature.shape[1]), feature.new_zeros(way))
-            one, many = class_sums(feature, part.target)
-            sums.append(one)
-            counts.append(many)
-        mean = torch.stack(sums).sum(0) / torch.stack(counts).sum(0)
-        return prototype_head(mean, torch.exp(RATE_SPEED * meta["scale"]) / mean.shape[1] ** 0.5)
+        return head
 
-    def _start(self, meta: Weights, parts: Sequence[Piece]) -> Weights:
-        head = self._head(meta, parts)
-        return {n: meta[n] for n in self._moving_names() if n.startswith("network.")} | {
-            "head.weight": head.weight,
-            "head.bias": head.bias,
-        }
+    def _prototypes(self, meta: Weights, parts: Sequence[Piece]) -> Head:
+        sums = [class_sums(self._feature(meta, p.image, dense=p.dense), p.target) for p in parts]
+        mean = torch.stack([s for s, _ in sums]).sum(0) / torch.stack([c for _, c in sums]).sum(0)
+        scale = mean.shape[1] ** -0.5
+        return prototype_head(mean, scale * torch.exp(SPEED * meta["scale"]) if "scale" in meta else scale)
 
-    def inner_loop(self, episode: Episode) -> InnerLoop:
-        """See an episode as a function of the meta-parameters, for the engine."""
-        like = next(self.network.parameters())
-        support, query = pieces(episode.support, like), pieces(episode.query, like)
+    def inner_loop(self, support: Piece, query: Piece, classes: Sequence[str]) -> InnerLoop:
+        """See a task as a function of the meta-parameters, for the engine."""
         return InnerLoop(
-            start=lambda meta: self._start(meta, support),
-            support=lambda moving, meta: self._loss(moving, meta, support),
-            query=lambda moving, meta: self._loss(moving, meta, query),
-            rate=self._rate,
+            start=lambda meta: self._start(meta, [support], classes),
+            support=lambda moving, meta: self._loss(moving, meta, [support]),
+            query=lambda moving, meta: self._loss(moving, meta, [query]),
+            rate=self._rates,
             steps=self.inner.steps,
+            emphasis=self._emphasis(),
+            clip=self.inner.clip,
+            proximity=self.inner.proximity,
         )
 
-    # --- the learner protocol ---
+    # --- the outer loop ---
 
-    def meta_parameters(self) -> Weights:
-        """By name, what the outer loop learns."""
-        return dict(self.named_parameters())
+    @property
+    def _annealed(self) -> float:
+        return min(1.0, int(self.outer_steps) / self.inner.anneal) if self.inner.anneal else 1.0
+
+    def _emphasis(self) -> tuple[float, ...]:
+        """Weights of the query losses after each step (Antoniou et al. 2019, section 4: multi-step loss)."""
+        if not self.inner.anneal or not self.inner.steps:
+            return ()
+        early = (1 - self._annealed) / self.inner.steps
+        return (0.0, *[early] * (self.inner.steps - 1), 1 - early * (self.inner.steps - 1))
+
+    def _order(self) -> Any:
+        """First order while annealing has not come half the way (the same: derivative-order annealing)."""
+        if self.inner.order == "second" and self._annealed < 0.5:
+            return "first"
+        return self.inner.order
 
     def task_gradient(self, episode: Episode) -> tuple[Tensor, Weights]:
         """Give the query loss of one episode and its gradient by each meta-parameter."""
         check_support(episode.support)
-        with still(self.network):
-            if self.inner.order == "supervised":
-                return self._supervised(episode)
-            loop = self.inner_loop(episode)
-            if self.inner.order == "none":
-                raise LearnerError(
-                    "a learner that has something to meta-learn",
-                    found=self.name,
-                    cure="Call adapt: it starts from the network as it is.",
-                )
-            backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-            return meta_gradient(loop, self.meta_parameters(), order=self.inner.order, backend=backend)
+        meta = self.meta()
+        like = parameter_like(self.network)
+        support, query = whole(episode.support, like), whole(episode.query, like)
+        order = self._order()
+        if order == "supervised":
+            return self._supervised(meta, support, query, episode.support.classes)
+        if order == "none":
+            raise LearnerError(
+                "a learner that has something to meta-learn",
+                found=self.name,
+                cure="Call adapt: it starts from the network as it is.",
+            )
+        if order == "reptile":
+            together = _together(episode)
+            return reptile(self.inner_loop(whole(together, like), query, together.classes), meta)
+        loop = self.inner_loop(support, query, episode.support.classes)
+        if order == "implicit":
+            return implicit(loop, meta)
+        backend = "loop" if self.inner.backend == "auto" else self.inner.backend
+        return meta_gradient(loop, meta, order=order, backend=backend)
 
-    def _supervised(self, episode: Episode) -> tuple[Tensor, Weights]:
-        like = next(self.network.parameters())
-        meta = {n: w.detach().requires_grad_() for n, w in self.named_parameters()}
-        sets = [pieces(examples, like) for examples in (episode.support, episode.query)]
-        head = self._head(meta, sets[0])
-        start = {"head.weight": head.weight, "head.bias": head.bias}
-        loss = torch.stack([self._loss(start, meta, parts) for parts in sets]).mean()
-        slopes = torch.autograd.grad(loss, list(meta.values()), allow_unused=True, materialize_grads=True)
-        return loss.detach(), dict(zip(meta, slopes, strict=True))
+    def _supervised(
+        self, meta: Weights, support: Piece, query: Piece, classes: Sequence[str]
+    ) -> tuple[Tensor, Weights]:
+        """Train on all examples alike, the head's rows told by the classes' names."""
+        if not support.dense and not self.inner.classes:
+            raise LearnerError(
+                "the names of all training classes, which an ordinary classifier has a row for each",
+                found="none",
+                cure=f"Create {self.name} with classes=[...].",
+            )
+        leaves = {n: w.detach().requires_grad_() for n, w in meta.items()}
+        head = self._rows(leaves, classes)
+        if head is None:
+            raise LearnerError(
+                f"classes among {', '.join(self.inner.classes)}",
+                found=", ".join(classes),
+                cure="Name all training classes when creating the learner.",
+            )
+        moving = {"head.weight": head.weight, "head.bias": head.bias}
+        loss = (self._loss(moving, leaves, [support]) + self._loss(moving, leaves, [query])) / 2
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return loss.detach(), dict(zip(leaves, slopes, strict=True))
 
     def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
         """Add ``scale`` x the summed meta-gradient to ``.grad``; give the ``(t,)`` query losses."""
-        losses = []
+        # flash attention has no second derivative; the plain formula has
+        with still(self.network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            if self._batches(episodes):
+                losses = self._batched(episodes, scale)
+            else:
+                losses = torch.stack([self._one(episode, scale) for episode in episodes])
+        self.outer_steps += 1
+        return losses
+
+    def _one(self, episode: Episode, scale: float) -> Tensor:
+        loss, gradient = self.task_gradient(episode)
+        self._add(gradient, scale)
+        return loss
+
+    def _add(self, gradient: Weights, scale: float) -> None:
+        for name, weight in self.named_parameters():
+            slope = scale * gradient[name]
+            weight.grad = slope if weight.grad is None else weight.grad + slope
+
+    def _batches(self, episodes: Sequence[Episode]) -> bool:
+        """Whether to run all tasks at once: asked for, or on a GPU, where small kernels wait for launches."""
+        backend, order = self.inner.backend, self._order()
+        if backend == "auto":
+            backend = "batched" if parameter_like(self.network).is_cuda and len(episodes) > 1 else "loop"
+        if backend != "batched" or order not in ("first", "second"):
+            return False
+        reason = unbatchable(self.network, episodes)
+        if reason and self.inner.backend == "batched":
+            log.warning("tasks are taken one after the other, not batched: %s", reason)
+        return not reason
+
+    def _batched(self, episodes: Sequence[Episode], scale: float) -> Tensor:
+        like, classes = parameter_like(self.network), episodes[0].support.classes
         for episode in episodes:
-            loss, gradient = self.task_gradient(episode)
-            losses.append(loss)
-            for name, weight in self.named_parameters():
-                slope = scale * gradient[name]
-                weight.grad = slope if weight.grad is None else weight.grad + slope
-        return torch.stack(losses)
+            check_support(episode.support)
+        sets = [(whole(e.support, like), whole(e.query, like)) for e in episodes]
+        data = {
+            f"{side}{name}": torch.stack([value(pair[side]) for pair in sets])
+            for side in (0, 1)
+            for name, value in _TENSORS.items()
+        }
+
+        def loop(tensors: Weights) -> InnerLoop:
+            support, query = (
+                Piece(
+                    tensors[f"{s}image"],
+                    tensors[f"{s}target"],
+                    Balance(tensors[f"{s}weight"], tensors[f"{s}lesion"]),
+                    1.0,
+                )
+                for s in (0, 1)
+            )
+            return self.inner_loop(support, query, classes)
+
+        losses, gradient = batched(loop, data, self.meta(), order=self._order())
+        self._add(gradient, scale)
+        return losses
+
+    # --- adapting ---
 
     def path(self, support: Examples, steps: int) -> Iterator[Weights]:
         """Give the moving weights after 0, 1, … ``steps`` steps on a support set."""
         check_support(support)
-        like = next(self.network.parameters())
-        parts = pieces(support, like, most=PIECE)
+        parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
-        with still(self.network):
-            with torch.no_grad():
-                moving = {n: w.detach().clone() for n, w in self._start(meta, parts).items()}
-            optimiser = Adam() if self.inner.optimiser == "adam" else None
-            yield moving
-            for index in range(steps):
+        with still(self.network), torch.no_grad():
+            moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
+        start, adam = moving, Adam()
+        yield moving
+        for index in range(steps):
+            with still(self.network):
                 slopes = self._slopes(moving, meta, parts)
-                rate = self._rate(meta, index)
-                if optimiser is not None:
-                    slopes = optimiser.direction(slopes)
-                moving = {n: moving[n] - rate[n] * slopes[n] for n in moving}
-                yield moving
+            if self.inner.proximity:
+                slopes = {n: s + self.inner.proximity * (moving[n] - start[n]) for n, s in slopes.items()}
+            if self.inner.clip:
+                slopes = clipped(slopes, self.inner.clip)
+            if self.inner.optimiser == "adam":
+                slopes = adam.direction(slopes)
+            rate = self._rates(meta, index)
+            moving = {n: moving[n] - rate[n] * slopes[n] for n in moving}
+            yield moving
 
     def _slopes(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Weights:
-        total = {n: torch.zeros_like(w) for n, w in moving.items()}
+        total: Weights = {}
         for part in parts:
             leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
+            loop = self.inner_loop(part, part, ())
             with torch.enable_grad():
-                loss = self._loss(leaves, meta, [part])
-            slopes = torch.autograd.grad(
-                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-            total = {n: total[n] + slope for n, slope in zip(total, slopes, strict=True)}
+                slopes = autograd_slope(loop, leaves, meta, False)
+            total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
         return total
 
     def adapt(self, support: Examples) -> LinearPredictor:
@@ -303,9 +331,7 @@ class GradientLearner(nn.Module):
             LearnerError: where a class has no example, or the steps ran away to infinity.
         """
         steps = self.inner.steps if self.inner.adapt_steps is None else self.inner.adapt_steps
-        moving: Weights = {}
-        for moving in self.path(support, steps):
-            pass
+        *_, moving = self.path(support, steps)
         return self.predictor(moving, support)
 
     def predictor(self, moving: Weights, support: Examples) -> LinearPredictor:
@@ -319,12 +345,45 @@ class GradientLearner(nn.Module):
         network = copy.deepcopy(self.network)
         body = {n[8:]: w for n, w in moving.items() if n.startswith("network.")}
         network.load_state_dict(body, strict=False)
-        head = Head(moving["head.weight"], moving["head.bias"])
-        return LinearPredictor(network, head, dense=support.segments, spatial_dims=support.image.ndim - 2)
+        return LinearPredictor(network, Head(moving["head.weight"], moving["head.bias"]), support)
+
+
+_TENSORS: Mapping[str, Callable[[Piece], Tensor]] = {
+    "image": lambda piece: piece.image,
+    "target": lambda piece: piece.target,
+    "weight": lambda piece: piece.share.weight,
+    "lesion": lambda piece: piece.share.lesion,
+}
+
+
+def _together(episode: Episode) -> Examples:
+    """Support and query as one set, for learners that do not tell them apart."""
+    return Examples(
+        torch.cat([episode.support.image, episode.query.image]),
+        torch.cat([episode.support.label, episode.query.label]),
+        episode.support.classes,
+    )
+
+
+def unbatchable(network: nn.Module, episodes: Sequence[Episode]) -> str:
+    """Say why tasks cannot run at once, or nothing."""
+    shapes = {(e.support.image.shape, e.query.image.shape, len(e.support.classes)) for e in episodes}
+    if len(shapes) > 1:
+        return "their shots or sizes differ"
+    for name, module in network.named_modules():
+        if getattr(module, "use_checkpoint", False) is True:
+            return f"layer {name or type(network).__name__} checkpoints activations, which torch.func refuses"
+    return ""
+
+
+def clipped(slopes: Weights, limit: float) -> Weights:
+    """Shorten slopes to a length of ``limit``, all weights together."""
+    length = torch.stack([s.square().sum() for s in slopes.values()]).sum().sqrt()
+    return {n: s * (limit / length.clamp(min=1e-12)).clamp(max=1.0) for n, s in slopes.items()}
 
 
 class Adam:
-    """Direction of Adam (Kingma & Ba 2015, algorithm 1), as a function of the slopes seen so far."""
+    """Direction of Adam (Kingma & Ba 2015, algorithm 1), from the slopes seen so far."""
 
     def __init__(self, decay: tuple[float, float] = (0.9, 0.999), tiny: float = 1e-8) -> None:
         self.decay, self.tiny, self.time = decay, tiny, 0
@@ -339,39 +398,5 @@ class Adam:
             zero = torch.zeros_like(slope)
             self.mean[name] = first * self.mean.get(name, zero) + (1 - first) * slope
             self.square[name] = second * self.square.get(name, zero) + (1 - second) * slope.square()
-        fresh = (1 - first**self.time, 1 - second**self.time)
-        return {n: self.mean[n] / fresh[0] / ((self.square[n] / fresh[1]).sqrt() + self.tiny) for n in slopes}
-
-
-def refuse_running_statistics(network: nn.Module) -> None:
-    """Refuse batch norm that remembers earlier tasks.
-
-    Raises:
-        LearnerError: naming the first such layer and what to put in its place.
-    """
-    layers = running_statistics(network)
-    if layers:
-        raise LearnerError(
-            "a network without running batch statistics, which leak one task into the next",
-            found=f"{len(layers)} layer(s) that keep them, first {layers[0]!r}",
-            cure="Build it with norm='instance' or norm=('group', {'num_groups': 4}), "
-            "or pass it through medmeta.networks.group_norm.",
-        )
-
-
-def check_support(support: Examples) -> None:
-    """Refuse a support set in which a class has no example.
-
-    Raises:
-        LearnerError: naming the classes.
-    """
-    missing = [c for c, shot in zip(support.classes, support.shot, strict=True) if not shot]
-    if missing:
-        raise LearnerError(
-            f"at least one labelled example of each class ({', '.join(support.classes)})",
-            found=f"none of {', '.join(missing)}",
-            cure="Add an example or leave the class out.",
-        )
-
-
-__all__ = ["GradientLearner", "Inner", "NetworkError"]
+        one, two = 1 - first**self.time, 1 - second**self.time
+        return {n: self.mean[n] / one / ((self.square[n] / two).sqrt() + self.tiny) for n in slopes}

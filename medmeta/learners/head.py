@@ -1,4 +1,4 @@
-"""The head, feature to logits: pointwise linear, so ``nn.Linear`` to classify is a 1x1 convolution to segment."""
+"""The head, feature to logits: pointwise linear, ``nn.Linear`` to classify, a 1x1 convolution to segment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def logits(feature: Feature, head: Head) -> Logits:
 
 
 def class_sums(feature: Feature, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the features of each class, ``(way, feature)``, and count them, ``(way, 1)``; pieces of a set add up.
+    """Sum the features of each class, ``(way, feature)``, and count them, ``(way, 1)``; pieces of a set
+    add up.
 
     Args:
         feature: ``(n, feature, *space)``.

@@ -65,10 +65,10 @@ def balance(target: Tensor) -> Balance:
 def example_loss(logits: Logits, target: Tensor, share: Balance) -> Tensor:
     """Give the loss of each example, ``(n)``; their mean over the whole set is the loss of the set.
 
-    To classify: cross-entropy, every class counting the same however many examples it has. To segment: the same
-    over voxels, tempered by :data:`RARITY`, plus soft Dice of the classes that an example shows, background left
-    out (Milletari et al. 2016). An example that shows no lesion is judged by cross-entropy alone: Dice says
-    nothing of it.
+    To classify: cross-entropy, every class counting the same however many examples it has. To segment:
+    the same over voxels, tempered by :data:`RARITY`, plus soft Dice of the classes that an example shows,
+    background left out (Milletari et al. 2016). An example that shows no lesion is judged by
+    cross-entropy alone: Dice says nothing of it.
 
     Args:
         logits: ``(n, way, *space)``.

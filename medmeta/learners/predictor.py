@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from medmeta.episodes.examples import Examples
 from medmeta.learners.head import Head, head_module
 from medmeta.learners.protocol import LearnerError, Predictor
 from medmeta.networks import features
@@ -14,42 +16,63 @@ class LinearPredictor(nn.Module):
     """A backbone with a pointwise linear head, adapted to a task.
 
     Args:
-        network: the backbone, with its adapted weights.
+        network: the backbone, with its adapted weights; it belongs to the predictor from here on.
         head: weight and bias.
-        dense: whether it segments.
-        spatial_dims: number of voxel axes of an image.
+        support: what it was adapted to; tells whether it segments, and in how many dimensions.
+        between: what happens to the features before the head, e.g. :func:`unit_length`.
     """
 
-    def __init__(self, network: nn.Module, head: Head, *, dense: bool, spatial_dims: int) -> None:
+    def __init__(
+        self, network: nn.Module, head: Head, support: Examples, *, between: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.dense, self.spatial_dims = network, dense, spatial_dims
-        self.head = head_module(head, spatial_dims if dense else 0)
+        self.network, self.dense = network, support.segments
+        self.between = nn.Identity() if between is None else between
+        self.head = head_module(head, support.image.ndim - 2 if self.dense else 0)
         self.requires_grad_(False)
         self.eval()
+        self.example_shape = tuple(support.image.shape[1:])
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``."""
-        output = self.network(image)
-        return self.head(features(output, tuple(image.shape[2:]), dense=self.dense))
+        feature = features(self.network(image), tuple(image.shape[2:]), dense=self.dense)
+        return self.head(self.between(feature))
+
+
+def unit_length(feature: int, *, dense: bool) -> nn.Module:
+    """Make a layer of torch's own that scales every feature vector to length one (for cosine similarity).
+
+    Args:
+        feature: length of the vectors.
+        dense: whether they lie on a voxel grid, ``(n, feature, *space)``.
+
+    Example:
+        >>> unit_length(2, dense=False)(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([[0.6000, 0.8000]])
+    """
+    if dense:  # a window over all channels: x / (k + alpha / size * sum of squares) ^ beta
+        size = 2 * feature - 1
+        return nn.LocalResponseNorm(size, alpha=float(size), beta=0.5, k=1e-12)
+    layer = nn.RMSNorm(feature, eps=1e-12)
+    layer.weight.data.fill_(feature**-0.5)
+    return layer
 
 
 def plain_network(predictor: Predictor) -> nn.Sequential:
-    """Give a predictor as a network of torch's and MONAI's own modules, for a bundle that runs on MONAI alone.
+    """Give a predictor as a network of torch's and MONAI's own modules, for a bundle that needs MONAI alone.
 
     Args:
         predictor: what ``adapt`` gave.
 
     Returns:
-        ``Sequential(backbone, head)`` with the adapted weights; its logits equal the predictor's.
+        ``Sequential(backbone, …, head)`` with the adapted weights; its logits equal the predictor's.
 
     Raises:
         LearnerError: where predicting needs medmeta (a learner that compares with its support), or a network
-            that is neither torch's nor MONAI's.
+            that is neither torch's nor MONAI's, or one that gives several outputs.
 
     Example:
-        >>> import torch
         >>> from medmeta.learners import create_learner
-        >>> from medmeta.episodes.examples import Examples
         >>> support = Examples(torch.randn(4, 6), torch.tensor([0, 0, 1, 1]), ("benign", "malignant"))
         >>> plain_network(create_learner("prototypical", torch.nn.Linear(6, 3)).adapt(support))
         Sequential(
@@ -61,24 +84,33 @@ def plain_network(predictor: Predictor) -> nn.Sequential:
         raise LearnerError(
             "a predictor that is a network with a linear head",
             found=type(predictor).__name__,
-            cure="It needs medmeta to run; use maml, proto-maml, prototypical, ridge or a fine-tuned network.",
+            cure="That one runs with medmeta only; adapt with maml, proto-maml, prototypical or ridge.",
         )
-    foreign = sorted(
-        {
-            f"{type(m).__module__}.{type(m).__qualname__}"
-            for m in predictor.network.modules()
-            if not type(m).__module__.startswith(("torch.", "monai."))
-        }
-    )
+    _refuse_foreign(predictor.network)
+    layers: list[nn.Module] = [predictor.network]
+    with torch.no_grad():
+        weight = next(predictor.head.parameters())
+        output = predictor.network(torch.zeros(1, *predictor.example_shape).to(weight))
+    if not isinstance(output, torch.Tensor):
+        raise LearnerError(
+            "a backbone with one output",
+            found=f"{type(predictor.network).__name__}, which gives {len(output)}",
+            cure="Take one that gives a tensor, e.g. medmeta.networks.encoder or unet.",
+        )
+    if not predictor.dense and output.ndim > 2:
+        pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[output.ndim - 3]
+        layers += [pool(1), nn.Flatten()]
+    if not isinstance(predictor.between, nn.Identity):
+        layers.append(predictor.between)
+    return nn.Sequential(*layers, predictor.head).eval()
+
+
+def _refuse_foreign(network: nn.Module) -> None:
+    classes = {f"{type(m).__module__}.{type(m).__qualname__}" for m in network.modules()}
+    foreign = sorted(c for c in classes if not c.startswith(("torch.", "monai.")))
     if foreign:
         raise LearnerError(
             "a backbone made of torch's and MONAI's modules",
             found=", ".join(foreign[:3]),
             cure="Ship that class beside the bundle, or meta-train a network of MONAI.",
         )
-    layers: list[nn.Module] = [predictor.network]
-    if not predictor.dense and predictor.spatial_dims:
-        pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[predictor.spatial_dims - 1]
-        if getattr(predictor, "pooled", False):
-            layers += [pool(1), nn.Flatten()]
-    return nn.Sequential(*layers, predictor.head).eval()

@@ -1,70 +1,80 @@
-"""Metric learners that need no steps: nearest prototype."""
+"""Nearest prototype, to classify and to segment."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.gradient import BOTH, PIECE, check_support, pieces, refuse_running_statistics, still
+from medmeta.errors import nearest
+from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
+from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
 from medmeta.learners.loss import example_loss
-from medmeta.learners.predictor import LinearPredictor
-from medmeta.networks import features
+from medmeta.learners.predictor import LinearPredictor, unit_length
+from medmeta.learners.protocol import LearnerError
 from medmeta.shape import Feature, Image
 
+DISTANCES = ("euclidean", "cosine")
 
-class PrototypeLearner(nn.Module):
-    """Nearest prototype by squared Euclidean distance (Snell et al. 2017, algorithm 1).
 
-    A prototype is the mean feature of a class's support; when segmenting, of its voxels.
+class PrototypeLearner(EpisodicLearner):
+    """Nearest prototype (Snell et al. 2017, algorithm 1; with cosine similarity, Gidaris & Komodakis 2018).
+
+    A prototype is the mean feature of a class's support; when segmenting, of its voxels (masked average,
+    Wang et al. 2019, equation 1).
 
     Args:
         name: the name it goes by.
         network: the backbone.
-        scale: how much a squared distance counts, learnt from here on.
+        distance: ``euclidean`` (squared) or ``cosine``.
+        scale: how much a distance counts, learnt from here on; by default 1 over the number of features for
+            squared distances, 10 for cosines.
     """
 
-    def __init__(self, name: str, network: nn.Module, *, scale: float = 1.0) -> None:
-        super().__init__()
-        self.name, self.network, self.tasks = name, network, BOTH
-        refuse_running_statistics(network)
-        self.options: Mapping[str, Any] = {"scale": scale}
-        like = next(network.parameters())
-        self.log_scale = nn.Parameter(torch.full((), scale, dtype=like.dtype, device=like.device).log())
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        *,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        scale: float | None = None,
+    ) -> None:
+        if distance not in DISTANCES:
+            raise LearnerError("a known distance", found=repr(distance), cure=nearest(distance, DISTANCES))
+        super().__init__(name, network, {"distance": distance, "scale": scale}, BOTH)
+        self.cosine = distance == "cosine"
+        self.log_scale = self.positive(scale or (10.0 if self.cosine else 1.0))
 
-    def _feature(self, image: Image, *, dense: bool) -> Feature:
-        return features(self.network(image), tuple(image.shape[2:]), dense=dense)
+    def _place(self, image: Image, *, dense: bool) -> Feature:
+        feature = self.feature(image, dense=dense)
+        return F.normalize(feature, dim=1, eps=1e-6) if self.cosine else feature
 
-    def _head(self, support: Examples, *, most: float) -> Head:
-        check_support(support)
-        sums = [
-            class_sums(self._feature(part.image, dense=support.segments), part.target)
-            for part in pieces(support, self.log_scale, most=most)
-        ]
+    def _head(self, parts: Sequence[Piece]) -> Head:
+        sums = [class_sums(self._place(p.image, dense=p.dense), p.target) for p in parts]
         mean = torch.stack([s for s, _ in sums]).sum(0) / torch.stack([c for _, c in sums]).sum(0)
-        return prototype_head(mean, self.log_scale.exp())
+        if self.cosine:
+            weight = self.log_scale.exp() * F.normalize(mean, dim=1, eps=1e-6)
+            return Head(weight, torch.zeros_like(weight[:, 0]))
+        return prototype_head(mean, self.log_scale.exp() / mean.shape[1] ** 0.5)
 
     def adapt(self, support: Examples) -> LinearPredictor:
         """Average the support's features; the learner stays bitwise the same."""
+        check_support(support)
         with torch.no_grad(), still(self.network):
-            head = self._head(support, most=PIECE)
-        return LinearPredictor(
-            copy.deepcopy(self.network), head, dense=support.segments, spatial_dims=support.image.ndim - 2
-        )
+            head = self._head(pieces(support, parameter_like(self.network)))
+        between = unit_length(head.weight.shape[1], dense=support.segments) if self.cosine else None
+        return LinearPredictor(copy.deepcopy(self.network), head, support, between=between)
 
-    def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
-        """Add ``scale`` x the summed gradient of the query losses to ``.grad``; give the ``(t,)`` losses."""
-        losses = []
-        for episode in episodes:
-            head = self._head(episode.support, most=float("inf"))
-            (query,) = pieces(episode.query, self.log_scale)
-            guess = logits(self._feature(query.image, dense=episode.query.segments), head)
-            loss = example_loss(guess, query.target, query.share).mean()
-            (scale * loss).backward()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+    def episode_loss(self, episode: Episode) -> Tensor:
+        """Give the loss of the queries after learning from the support, with its graph."""
+        like = parameter_like(self.network)
+        head = self._head([whole(episode.support, like)])
+        query = whole(episode.query, like)
+        guess = logits(self._place(query.image, dense=query.dense), head)
+        return example_loss(guess, query.target, query.share).mean()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from medmeta.errors import nearest
-from medmeta.learners.gradient import BOTH, GradientLearner, Inner
+from medmeta.learners.comparing import matching, relation, siamese
+from medmeta.learners.episodic import BOTH, CLASSIFY
+from medmeta.learners.gradient import GradientLearner
+from medmeta.learners.inner import OPTIONS, Inner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
+from medmeta.learners.ridge import RidgeLearner
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What makes a learner of a name: the class, the options it differs in, the tasks it can do."""
+    """What makes a learner of a name: a function, its own options, those it knows, the tasks it can do."""
 
     make: Callable[..., Learner]
     options: Mapping[str, Any]
@@ -29,23 +33,34 @@ def _gradient(**options: Any) -> Preset:
     def make(name: str, network: nn.Module, **chosen: Any) -> Learner:
         return GradientLearner(name, network, Inner(**chosen))
 
-    return Preset(make, options, frozenset(f.name for f in fields(Inner)))
+    return Preset(make, options, OPTIONS)
 
 
-def _metric(make: Callable[..., Learner], tasks: frozenset[str] = BOTH, **options: Any) -> Preset:
-    known = frozenset(inspect.signature(make).parameters) - {"name", "network"}
+def _other(make: Callable[..., Learner], tasks: frozenset[str] = BOTH, **options: Any) -> Preset:
+    known = frozenset(inspect.signature(make).parameters) - {"name", "network", "self"}
     return Preset(make, options, known, tasks)
 
 
+_TUNED: Mapping[str, Any] = {"optimiser": "adam", "rate": 1e-3, "steps": 100}
+"""Ordinary fine-tuning; ``tune_rates`` chooses rate and steps on meta-validation tasks."""
+
 PRESETS: Mapping[str, Preset] = {
+    "proto-maml": _gradient(head="prototypes", rates="step"),
     "maml": _gradient(head="learned", way=2),
     "fomaml": _gradient(head="learned", way=2, order="first"),
-    "proto-maml": _gradient(head="prototypes", rates="layer"),
-    "prototypical": _metric(PrototypeLearner),
-    "finetune-scratch": _gradient(head="zeros", order="none", optimiser="adam", rate=1e-3, steps=100),
-    "pretrain-finetune": _gradient(
-        head="learned", way=2, order="supervised", optimiser="adam", rate=1e-3, steps=100
-    ),
+    "anil": _gradient(head="learned", way=2, moves="head"),
+    "meta-sgd": _gradient(head="learned", way=2, rates="weight"),
+    "maml++": _gradient(head="learned", way=2, rates="step", steps=5, anneal=50),
+    "reptile": _gradient(head="learned", way=2, order="reptile", steps=5),
+    "imaml": _gradient(head="learned", way=2, order="implicit", steps=10, proximity=1.0),
+    "prototypical": _other(PrototypeLearner),
+    "matching": _other(matching, CLASSIFY),
+    "relation": _other(relation, CLASSIFY),
+    "siamese": _other(siamese, CLASSIFY),
+    "ridge": _other(RidgeLearner),
+    "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),
+    "pretrain-linear": _gradient(head="learned", way=2, order="supervised", moves="head", **_TUNED),
+    "pretrain-finetune": _gradient(head="learned", way=2, order="supervised", **_TUNED),
 }
 
 

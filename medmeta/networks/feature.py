@@ -1,7 +1,9 @@
-"""What a learner asks of a backbone: its features by the shape law, their number, and no memory of old batches."""
+"""What a learner asks of a backbone: features by the shape law, their number, no memory of old batches."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -94,3 +96,27 @@ def running_statistics(network: nn.Module) -> tuple[str, ...]:
     return tuple(
         name for name, module in network.named_modules() if getattr(module, "running_mean", None) is not None
     )
+
+
+def group_norm(network: nn.Module, groups: int = 4) -> nn.Module:
+    """Put group norm (Wu & He 2018) in the place of every batch norm, in a copy of the network.
+
+    Args:
+        network: the backbone; stays as it is.
+        groups: groups of channels, fewer where a layer's channels do not divide.
+
+    Example:
+        >>> group_norm(nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)))[1]  # doctest: +ELLIPSIS
+        GroupNorm(4, 8, eps=1e-05, affine=True...)
+    """
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                channels = child.num_features
+                layer = nn.GroupNorm(math.gcd(groups, channels), channels, eps=child.eps, affine=child.affine)
+                setattr(module, name, layer)
+            elif isinstance(child, nn.modules.instancenorm._InstanceNorm) and child.track_running_stats:
+                child.track_running_stats = False
+                child.running_mean = child.running_var = child.num_batches_tracked = None
+    return network

@@ -18,8 +18,8 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
     """Make the network that a specification describes.
 
     Args:
-        spec: ``{"_target_": "monai.networks.nets.UNet", ...}``: a class of MONAI or ``torch.nn`` and its keyword
-            arguments; arguments may be such specifications themselves. Expressions (``$``) and
+        spec: ``{"_target_": "monai.networks.nets.UNet", ...}``: a class of MONAI or ``torch.nn`` and its
+            keyword arguments; arguments may be such specifications themselves. Expressions (``$``) and
             references (``@``, ``%``) are refused: a specification is data, it runs nothing.
 
     Raises:

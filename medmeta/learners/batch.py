@@ -1,0 +1,126 @@
+"""A set of examples as the tensors a learner works on, cut into pieces that memory can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medmeta.episodes.examples import Examples
+from medmeta.learners.loss import Balance, balance, one_hot
+from medmeta.learners.protocol import LearnerError
+from medmeta.networks import running_statistics
+from medmeta.shape import Image
+
+PIECE = 2**21
+"""Numbers of image that go through a network at once when adapting: two volumes of 96 voxels a side."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a set.
+
+    Args:
+        image: ``(n, channel, *voxel)``.
+        target: ``(n, way, *space)`` one-hot labels.
+        share: the balance of classes in the whole set.
+        part: how much of the whole set this is, 0 to 1.
+    """
+
+    image: Image
+    target: Tensor
+    share: Balance
+    part: float
+
+    @property
+    def dense(self) -> bool:
+        """Whether the labels are one a voxel."""
+        return self.target.ndim > 2
+
+
+def whole(examples: Examples, like: Tensor) -> Piece:
+    """Take a set as one piece, on the device and in the precision of ``like``."""
+    image = examples.image
+    if hasattr(image, "as_tensor"):  # MetaTensor ends here
+        image = image.as_tensor()
+    image = image.to(like)
+    if image.ndim == 5:  # a quarter faster on a CPU, the same numbers
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+    target = one_hot(examples.label.to(like.device), len(examples.classes), like.dtype)
+    return Piece(image, target, balance(target), 1.0)
+
+
+def pieces(examples: Examples, like: Tensor, *, most: int = PIECE) -> list[Piece]:
+    """Cut a set into parts of at most ``most`` numbers of image; sums over the parts are those of the set.
+
+    Example:
+        >>> examples = Examples(torch.zeros(5, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0]), ("a", "b"))
+        >>> [p.part for p in pieces(examples, torch.zeros(()), most=128)]
+        [0.4, 0.4, 0.2]
+    """
+    everything = whole(examples, like)
+    image, n = everything.image, len(everything.image)
+    size = max(1, int(min(most / max(1, image[:1].numel()), n)))
+    return [
+        Piece(image[i : i + size], everything.target[i : i + size], everything.share, min(size, n - i) / n)
+        for i in range(0, n, size)
+    ]
+
+
+@contextmanager
+def still(network: nn.Module) -> Iterator[None]:
+    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random."""
+    modes = [(m, m.training) for m in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def parameter_like(network: nn.Module) -> Tensor:
+    """Give a tensor on the device and in the precision of a network.
+
+    Raises:
+        LearnerError: where the network has no weights at all.
+    """
+    for weight in network.parameters():
+        return weight
+    raise LearnerError(
+        "a network with weights", found=type(network).__name__, cure="Give a backbone that can learn."
+    )
+
+
+def refuse_running_statistics(network: nn.Module) -> None:
+    """Refuse batch norm that remembers earlier tasks.
+
+    Raises:
+        LearnerError: naming the first such layer and what to put in its place.
+    """
+    layers = running_statistics(network)
+    if layers:
+        raise LearnerError(
+            "a network without running batch statistics, which leak one task into the next and have no "
+            "second derivative",
+            found=f"{len(layers)} layer(s) that keep them, first {layers[0]!r}",
+            cure="Build it with norm='instance', or pass it through medmeta.networks.group_norm(network).",
+        )
+
+
+def check_support(support: Examples) -> None:
+    """Refuse a support set in which a class has no example.
+
+    Raises:
+        LearnerError: naming the classes.
+    """
+    missing = [c for c, shot in zip(support.classes, support.shot, strict=True) if not shot]
+    if missing:
+        raise LearnerError(
+            f"at least one labelled example of each class ({', '.join(support.classes)})",
+            found=f"none of {', '.join(missing)}",
+            cure="Add an example or leave the class out.",
+        )

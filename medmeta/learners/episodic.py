@@ -1,0 +1,80 @@
+"""Learners whose adapting is itself one differentiable function: the outer loop is ordinary autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medmeta.episodes.examples import Episode
+from medmeta.learners.batch import check_support, parameter_like, refuse_running_statistics
+from medmeta.learners.protocol import LearnerError
+from medmeta.networks import features
+from medmeta.shape import Feature, Image
+
+BOTH = frozenset({"classification", "segmentation"})
+CLASSIFY = frozenset({"classification"})
+
+
+class EpisodicLearner(nn.Module):
+    """What prototypes, matching, relation, Siamese, ridge and memory learners share.
+
+    Args:
+        name: the name it goes by.
+        network: the backbone.
+        options: what it was created with.
+        tasks: what it can do.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, options: Mapping[str, Any], tasks: frozenset[str]
+    ) -> None:
+        super().__init__()
+        refuse_running_statistics(network)
+        self.name, self.network, self.tasks = name, network, tasks
+        self.options: Mapping[str, Any] = dict(options)
+        self.like = parameter_like(network).detach().new_zeros(())
+
+    def feature(self, image: Image, *, dense: bool = False) -> Feature:
+        """Features of images, in the network's current mode."""
+        return features(self.network(image), tuple(image.shape[2:]), dense=dense)
+
+    def positive(self, value: float) -> nn.Parameter:
+        """Make a learned positive number, kept as its logarithm."""
+        if not value > 0:
+            raise LearnerError("a positive number", found=f"{value}", cure="Change that option.")
+        like = parameter_like(self.network)
+        return nn.Parameter(torch.full((), value).to(like).log())
+
+    def episode_loss(self, episode: Episode) -> Tensor:
+        """Give the loss of the queries after learning from the support, with its graph."""
+        raise NotImplementedError
+
+    def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
+        """Add ``scale`` x the summed gradient of the query losses to ``.grad``; give the ``(t,)`` losses."""
+        losses = []
+        for episode in episodes:
+            check_support(episode.support)
+            self.refuse_space(episode.support.segments)
+            with torch.enable_grad():
+                loss = self.episode_loss(episode)
+                (scale * loss).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def refuse_space(self, dense: bool) -> None:
+        """Refuse to segment where the learner can only classify.
+
+        Raises:
+            LearnerError: naming the learners that can.
+        """
+        if dense and "segmentation" not in self.tasks:
+            from medmeta.learners.registry import learner_names  # the registry knows all learners
+
+            raise LearnerError(
+                "a learner that can segment",
+                found=f"{self.name}, which classifies",
+                cure=f"Take one of {', '.join(learner_names('segmentation'))}.",
+            )

@@ -1,0 +1,90 @@
+"""How a learner learns a task: the few parts that tell MAML from ANIL from Meta-SGD from fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+from medmeta.errors import nearest
+from medmeta.learners.protocol import LearnerError
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How a learner learns a task.
+
+    Args:
+        steps: gradient steps while meta-training.
+        adapt_steps: gradient steps of ``adapt``, the same by default; may be more.
+        rate: learning rate of a step, of all steps where rates are learned to begin with.
+        rates: what has a learned rate of its own: ``fixed`` nothing, ``layer`` each weight tensor, ``step``
+            each tensor at each step (MAML++), ``weight`` each single weight (Meta-SGD).
+        moves: ``all`` weights or the ``head`` alone (ANIL).
+        head: where the head starts: ``learned`` (then ``way`` is fixed), ``zeros`` or ``prototypes``.
+        order: how the outer loop looks back at the steps: derivatives of the ``second`` or ``first``
+            order, the way gone (``reptile``), the ``implicit`` function theorem, ``supervised`` (ordinary
+            training on all examples, no steps) or ``none`` (nothing is meta-learnt).
+        optimiser: of ``adapt``: ``sgd`` or ``adam``.
+        way: number of classes, for a learned head.
+        feature: number of the network's features, for a learned head; found out by default.
+        classes: names of the classes that a supervised head has a row for.
+        anneal: outer steps over which MAML++ goes from first to second order and from the mean of the query
+            losses after every step to the last one; 0 for neither.
+        clip: longest slope of a step, over all moving weights together; 0 for no limit.
+        proximity: pull back to the start in the inner loss (iMAML's lambda).
+        backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute`` or ``batched``.
+
+    Raises:
+        LearnerError: for a value that cannot be, naming those that can.
+    """
+
+    steps: int = 3
+    adapt_steps: int | None = None
+    rate: float = 0.1
+    rates: Literal["fixed", "layer", "step", "weight"] = "fixed"
+    moves: Literal["all", "head"] = "all"
+    head: Literal["learned", "zeros", "prototypes"] = "zeros"
+    order: Literal["second", "first", "reptile", "implicit", "supervised", "none"] = "second"
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    way: int | None = None
+    feature: int | None = None
+    classes: tuple[str, ...] = ()
+    anneal: int = 0
+    clip: float = 0.0
+    proximity: float = 0.0
+    backend: Literal["auto", "loop", "recompute", "batched"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            words = get_args(hint)
+            if words and isinstance(words[0], str) and getattr(self, name) not in words:
+                found = repr(getattr(self, name))
+                raise LearnerError(f"a {name} that there is", found=found, cure=nearest(found, words))
+        _want(self.rate > 0 and math.isfinite(self.rate), "a positive learning rate", f"rate={self.rate}")
+        _want(self.steps >= 0, "zero or more inner steps", f"steps={self.steps}")
+        _want((self.adapt_steps or 0) >= 0, "zero or more steps", f"adapt_steps={self.adapt_steps}")
+        _want(self.way is None or self.way >= 2, "two classes or more", f"way={self.way}")
+        _want(self.clip >= 0, "a limit of zero or more", f"clip={self.clip}")
+        _want(self.proximity >= 0, "a pull of zero or more", f"proximity={self.proximity}")
+        _want(
+            self.order != "implicit" or self.proximity > 0,
+            "a pull back to the start, which the implicit gradient is about",
+            f"proximity={self.proximity}",
+        )
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of a learned head, if there is to be one."""
+        if self.head != "learned" and not self.classes:
+            return None
+        return len(self.classes) or self.way
+
+
+def _want(so: bool, wanted: str, found: str) -> None:
+    if not so:
+        raise LearnerError(wanted, found=found, cure="Change that option.")
+
+
+OPTIONS = frozenset(f.name for f in fields(Inner))
