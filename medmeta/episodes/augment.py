@@ -51,7 +51,7 @@ def draw(augment: Augment, axes: int, generator: torch.Generator) -> Drawn:
     """Draw one augmentation for images of ``axes`` voxel axes.
 
     Example:
-        >>> drawn = draw(Augment(rotate=0, scale=0), 3, torch.Generator().manual_seed(0))
+        >>> drawn = draw(Augment(rotate=0.0, scale=0.0), 3, torch.Generator().manual_seed(0))
         >>> len(drawn.flips), drawn.matrix is None
         (3, True)
     """

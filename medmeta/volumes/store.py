@@ -150,7 +150,7 @@ class Store:
             raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the volume.")
         flat = done["mask"][0].to(torch.uint8) if mask is not None else None
         if flat is not None and mask is not None and bool(mask.any()) and not bool(flat.any()):
-            flat = _smallest(self.plan, mask)
+            flat = _nearest(mask, done["affine"], flat, self.plan.slice_axis)
         return Prepared(
             voxels.float().contiguous(),
             flat,
@@ -292,20 +292,27 @@ def apply(plan: Plan, data: dict[str, Any]) -> dict[str, Any]:
     return {**{k: data[k].as_tensor() for k in (*keys, *masks)}, "affine": torch.as_tensor(affine).double()}
 
 
-def _smallest(plan: Plan, mask: Any) -> Tensor:
-    """The mask of a target too small for the plan's grid: the voxels it covers most."""
-    data: dict[str, Any] = {"mask": mask}
-    for step in _steps(plan, (), ("mask",)):
-        if type(step).__name__ != "AsDiscreted":
-            data = step(data)
-    cover = data["mask"].as_tensor()[0]
-    if not bool(cover.any()):
-        raise CohortError(
-            "a target that is visible at the plan's spacing",
-            found="one that vanishes",
-            cure="Plan a finer spacing.",
-        )
-    return (cover == cover.max()).to(torch.uint8)
+def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tensor:
+    """The mask of a target that falls between the plan's voxels: the voxel that most of it lies nearest to.
+
+    Args:
+        mask: native mask, MetaTensor ``(1, x, y, z)``.
+        affine: ``(4, 4)`` of the plan's grid.
+        empty: ``(*voxel)`` all zero, on the plan's grid; stays so where the target lies outside.
+        slice_axis: the axis a plan in 2D has dropped.
+    """
+    voxels = mask.as_tensor()[0].nonzero().double()
+    world = torch.cat([voxels, torch.ones(len(voxels), 1, dtype=torch.float64)], 1) @ mask.affine.double().T
+    there = (world @ torch.linalg.inv(affine).T)[:, :3].round().long()
+    if empty.ndim == 2:
+        there = there[:, [axis for axis in range(3) if axis != slice_axis]]
+    size = torch.tensor(empty.shape)
+    there = there[((there >= 0) & (there < size)).all(1)]
+    filled = empty.clone()
+    if len(there):
+        seen, counts = there.unique(dim=0, return_counts=True)
+        filled[tuple(seen[counts.argmax()].tolist())] = 1
+    return filled
 
 
 def _targets(mask: Tensor) -> Tensor:

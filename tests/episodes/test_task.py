@@ -1,0 +1,234 @@
+"""Laws of an episode: patients apart, same seed same episode, nested supports; the impossible is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medmeta.episodes import (
+    Augment,
+    EpisodeError,
+    Task,
+    TaskSource,
+    classification_task,
+    segmentation_task,
+)
+from medmeta.volumes import Plan, Store, Volume
+
+CROPS = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
+WHOLE = replace(CROPS, whole=True, patch=(16, 16, 16))
+
+
+def write(file: Path, voxels: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Path:
+    """Save voxels as NIfTI."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing, 1.0])), file)
+    return file
+
+
+def patient(
+    folder: Path, name: str, tumour: str | None, *, shape: tuple[int, ...] = (20, 18, 16), seed: int = 0
+) -> Volume:
+    """One patient: noise, and a bright box as the tumour where there is one."""
+    random = np.random.default_rng(seed)
+    voxels = random.random(shape, dtype=np.float32)
+    mask = np.zeros(shape, dtype=np.uint8)
+    if tumour is not None:
+        start = [int(random.integers(0, s - 3)) for s in shape]
+        box = tuple(slice(a, a + 3) for a in start)
+        voxels[box] += 3
+        mask[box] = 1
+    image = write(folder / f"{name}.nii.gz", voxels)
+    return Volume(name, (image,), write(folder / f"{name}_m.nii.gz", mask) if tumour else None, tumour)
+
+
+def cohort(
+    folder: Path, *, types: tuple[str | None, ...] = ("cyst", "glioma", None), each: int = 5
+) -> list[Volume]:
+    """``each`` patients of every type."""
+    return [
+        patient(folder, f"{t or 'free'}{i}", t, seed=100 * n + i)
+        for n, t in enumerate(types)
+        for i in range(each)
+    ]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[Volume]:
+    return cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def crops() -> Store:
+    return Store(CROPS, salt="s")
+
+
+@pytest.fixture(scope="module")
+def whole() -> Store:
+    return Store(WHOLE, salt="s")
+
+
+def tasks(volumes: list[Volume], crops: Store, whole: Store) -> list[Task]:
+    return [
+        segmentation_task(volumes, "glioma", crops, crops=3),
+        classification_task(volumes, ("glioma", "cyst"), whole),
+        classification_task(volumes, ("glioma",), whole, against="rest"),
+        classification_task(volumes, ("glioma",), whole, against="none"),
+    ]
+
+
+def test_shapes_labels_and_classes(volumes: list[Volume], crops: Store, whole: Store) -> None:
+    segment, types, rest, none = tasks(volumes, crops, whole)
+    drawn = segment.episode(shot=2, query=3, generator=seeded(0))
+    assert tuple(drawn.support.image.shape) == (6, 1, 8, 8, 8)
+    assert tuple(drawn.query.label.shape) == (9, 8, 8, 8)
+    assert drawn.support.classes == ("background", "glioma")
+    # two crops of three are drawn around the tumour
+    assert drawn.support.shot[1] >= 4
+    drawn = types.episode(shot=2, query=3, generator=seeded(0))
+    assert tuple(drawn.support.image.shape) == (4, 1, 16, 16, 16)
+    assert drawn.support.label.tolist() == [0, 0, 1, 1]
+    assert drawn.support.shot == (2, 2)
+    assert (rest.classes, none.classes) == (("rest", "glioma"), ("none", "glioma"))
+    assert (len(rest.volumes), len(none.volumes)) == (15, 10)
+    assert {v.tumour for v in segment.volumes} == {"glioma"}
+
+
+def test_support_and_query_share_no_patient(volumes: list[Volume], crops: Store, whole: Store) -> None:
+    for task in tasks(volumes, crops, whole):
+        for seed in range(20):
+            drawn = task.episode(shot=1 + seed % 3, query=2, generator=seeded(seed))
+            assert not set(drawn.support.patients) & set(drawn.query.patients)
+            assert len(set(drawn.query.patients)) == 2 * (1 if task.segments else 2)
+
+
+def test_same_seed_same_episode_in_any_order_of_volumes(
+    volumes: list[Volume], crops: Store, whole: Store
+) -> None:
+    mixed = volumes[::-1]
+    for task, other in zip(tasks(volumes, crops, whole), tasks(mixed, crops, whole), strict=True):
+        one = task.episode(shot=2, query=2, generator=seeded(3))
+        two = other.episode(shot=2, query=2, generator=seeded(3))
+        assert torch.equal(one.support.image, two.support.image)
+        assert torch.equal(one.query.label, two.query.label)
+        assert one.support.patients == two.support.patients
+
+
+def test_fewer_shots_are_a_part_of_more(volumes: list[Volume], crops: Store) -> None:
+    task = segmentation_task(volumes, "glioma", crops)
+    few, _ = task.support(1, seeded(5))
+    more, drawn = task.support(3, seeded(5))
+    assert torch.equal(few.image, more.image[:2])
+    assert len({v.patient for v in drawn}) == 3
+    left = task.without(drawn)
+    assert {v.patient for v in left.volumes} == {v.patient for v in task.volumes} - {v.patient for v in drawn}
+
+
+def test_a_patient_with_two_classes_is_left_out(volumes: list[Volume], whole: Store) -> None:
+    both = [*volumes, replace(volumes[0], tumour="glioma")]
+    task = classification_task(both, ("glioma", "cyst"), whole)
+    assert volumes[0].patient not in {v.patient for v in task.volumes}
+    assert len(task.volumes) == 9
+
+
+def test_one_volume_a_patient(volumes: list[Volume], crops: Store, tmp_path: Path) -> None:
+    twice = [*volumes, patient(tmp_path, "glioma0", "glioma", seed=77)]
+    task = segmentation_task(twice, "glioma", crops)
+    assert task.patients == 5
+    drawn = task.episode(shot=2, query=3, generator=seeded(0))
+    assert len(set(drawn.support.patients + drawn.query.patients)) == 5
+
+
+def test_impossible_episodes_are_refused_with_the_numbers(
+    volumes: list[Volume], crops: Store, whole: Store
+) -> None:
+    task = segmentation_task(volumes, "glioma", crops)
+    with pytest.raises(EpisodeError, match=r"6 patients with 'glioma' \(4 support \+ 2 query\), found 5"):
+        task.episode(shot=4, query=2, generator=seeded(0))
+    with pytest.raises(EpisodeError, match="at least 1 shot"):
+        task.episode(shot=0, query=2, generator=seeded(0))
+    with pytest.raises(EpisodeError, match="at least 1 query"):
+        task.episode(shot=1, query=0, generator=seeded(0))
+    with pytest.raises(EpisodeError, match=r"6 patients.*found 5"):
+        task.support(5, seeded(0))
+    one = [v for v in volumes if v.patient == "glioma0"]
+    with pytest.raises(EpisodeError, match=r"2 patients.*found 1"):
+        segmentation_task(one, "glioma", crops).episode(shot=1, query=1, generator=seeded(0))
+
+
+def test_impossible_tasks_are_refused(volumes: list[Volume], crops: Store, whole: Store) -> None:
+    with pytest.raises(EpisodeError, match="Did you mean 'glioma'"):
+        segmentation_task(volumes, "gliom", crops)
+    with pytest.raises(EpisodeError, match="an empty cohort"):
+        segmentation_task([], "glioma", crops)
+    with pytest.raises(EpisodeError, match="masks of 'glioma'"):
+        segmentation_task([replace(v, mask=None) for v in volumes], "glioma", crops)
+    with pytest.raises(EpisodeError, match="whole=True"):
+        classification_task(volumes, ("glioma", "cyst"), crops)
+    with pytest.raises(EpisodeError, match="a plan of whole volumes"):
+        segmentation_task(volumes, "glioma", whole)
+    with pytest.raises(EpisodeError, match="two or more different classes"):
+        classification_task(volumes, ("glioma",), whole)
+    with pytest.raises(EpisodeError, match="two or more different classes"):
+        classification_task(volumes, ("glioma", "glioma"), whole)
+    with pytest.raises(EpisodeError, match="There are: cyst, glioma, none"):
+        classification_task(volumes, ("glioma", "xyz"), whole)
+    with pytest.raises(EpisodeError, match="against 'rest' or 'none'"):
+        classification_task(volumes, ("glioma",), whole, against="all")
+
+
+def source(volumes: list[Volume], store: Store, **options: object) -> TaskSource:
+    return TaskSource(tuple(volumes), store, **{"shot": (1, 3), **options})  # type: ignore[arg-type]
+
+
+def test_source_gives_the_same_episode_on_any_rank_and_restart(volumes: list[Volume], crops: Store) -> None:
+    one, two = (
+        source(volumes, crops, augment=Augment()),
+        source(volumes, Store(CROPS, salt="s"), augment=Augment()),
+    )
+    whole_step = one.batch(3, 4)
+    ranks = [two.batch(3, 4, rank=r, world=2) for r in (0, 1)]
+    for i, episode in enumerate(whole_step):
+        same = ranks[i % 2][i // 2]
+        assert torch.equal(episode.support.image, same.support.image)
+        assert torch.equal(episode.query.label, same.query.label)
+        assert episode.query.patients == same.query.patients
+    other = source(volumes, crops, seed=1)
+    assert not torch.equal(other[0].support.image[0], one[0].support.image[0])
+
+
+def test_source_never_names_what_is_held_out(volumes: list[Volume], crops: Store, whole: Store) -> None:
+    held = source(volumes, crops, hold_out=("glioma",))
+    assert held.types == ("cyst",)
+    assert {held[i].support.classes for i in range(10)} == {("background", "cyst")}
+    kept = source(volumes, whole, hold_out=("glioma",))
+    assert kept.types == ("cyst", "none")
+    keys = {whole.patient(v) for v in volumes if v.tumour == "glioma"}
+    assert not keys & {p for i in range(10) for p in kept[i].support.patients}
+    assert {kept[i].support.classes for i in range(10)} == {("cyst", "none"), ("none", "cyst")}
+
+
+def test_source_draws_all_types_and_shots(volumes: list[Volume], crops: Store) -> None:
+    episodes = [source(volumes, crops, query=2)[i] for i in range(40)]
+    assert {e.support.classes[1] for e in episodes} == {"cyst", "glioma"}
+    assert {len(e.support.image) for e in episodes} == {2, 4, 6}
+
+
+def test_source_refuses_what_it_cannot_give(volumes: list[Volume], crops: Store, whole: Store) -> None:
+    with pytest.raises(EpisodeError, match="Did you mean 'glioma'"):
+        source(volumes, crops, hold_out=("gliom",))
+    with pytest.raises(EpisodeError, match=r"1 type\(s\) with 7 patients each"):
+        source(volumes, crops, shot=5)
+    with pytest.raises(EpisodeError, match=r"4 type\(s\)"):
+        source(volumes, whole, way=4)
+    with pytest.raises(EpisodeError, match="found 0"):
+        source(volumes, crops, hold_out=("glioma", "cyst"))

@@ -1,0 +1,215 @@
+"""The plan: from the fingerprint to MONAI transforms; and back to the native grid."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged
+
+from medmeta.volumes import CohortError, Plan, Store, Volume, load, make_plan, open_cohort, restore
+
+
+def save(
+    folder: Path,
+    name: str,
+    voxels: np.ndarray,
+    spacing: tuple[float, ...] = (1, 1, 1),
+    *,
+    flip: tuple[int, ...] = (1, 1, 1),
+) -> Path:
+    affine = np.diag([*(s * f for s, f in zip(spacing, flip, strict=True)), 1.0])
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+def noise(shape: tuple[int, ...], seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def test_spacing_is_the_median_and_fine_along_thick_slices(tmp_path: Path) -> None:
+    spacings = [(1, 1, 5), (1, 1, 6), (1.2, 1, 7), (1, 1, 8), (1, 1, 9)]
+    volumes = [
+        Volume(f"p{i}", (save(tmp_path, str(i), noise((40, 40, 8)), s, flip=(-1, 1, 1)),))
+        for i, s in enumerate(spacings)
+    ]
+    plan = make_plan(volumes)
+    assert plan.spacing == (1.0, 1.0, pytest.approx(5.4, abs=0.01))
+    assert (plan.spatial_dims, plan.channels, plan.intensity) == (3, 1, "zscore")
+    assert all(p % 8 == 0 for p in plan.patch)
+    assert plan.patch[0] > plan.patch[2]
+    assert "5 of 5 images" in str(plan)
+    assert make_plan(volumes, spacing=(2, 2, 2), patch=(16, 16, 8)).patch == (16, 16, 8)
+
+
+def test_ct_is_clipped_by_the_target_s_hounsfield_units(tmp_path: Path) -> None:
+    voxels = np.full((12, 12, 12), -1000, dtype=np.float32)
+    voxels[3:9, 3:9, 3:9] = 40 + 10 * noise((6, 6, 6))
+    mask = np.zeros((12, 12, 12), dtype=np.uint8)
+    mask[3:9, 3:9, 3:9] = 1
+    volume = Volume("p", (save(tmp_path, "a", voxels),), save(tmp_path, "m", mask), "x", modality=("CT",))
+    plan = make_plan([volume])
+    assert plan.intensity == "window"
+    assert -60 < plan.low < 20
+    assert 60 < plan.high < 140
+    done = Store(plan).read(volume)
+    inside = done.image[0][done.mask == 1]
+    assert abs(float(inside.mean())) < 0.1
+    assert abs(float(inside.std()) - 1) < 0.1
+    assert float(done.image.min()) == pytest.approx((plan.low - plan.mean) / plan.std, abs=1e-3)
+
+
+def test_single_slices_make_a_2d_plan(tmp_path: Path) -> None:
+    shapes = [(40, 30, 1), (44, 31, 1), (38, 35, 1)]
+    mask = np.zeros((40, 30, 1), dtype=np.uint8)
+    mask[10:14, 20:24] = 1
+    files = [save(tmp_path, str(i), noise(s)) for i, s in enumerate(shapes)]
+    volumes = [Volume("p0", (files[0],), save(tmp_path, "m", mask), "x"), Volume("p1", (files[1],))]
+    plan = make_plan(volumes)
+    assert plan.spatial_dims == 2
+    assert len(plan.patch) == 2
+    done = Store(plan).read(volumes[0])
+    assert tuple(done.image.shape) == (1, 40, 30)
+    assert tuple(done.affine.shape) == (4, 4)
+    assert done.target is not None
+    assert done.target.shape == (16, 2)
+    back = restore(done.mask[None].float(), done.affine, load(files[0]), mode="nearest")
+    assert torch.equal(back.as_tensor()[0].byte(), torch.from_numpy(mask))
+    whole = make_plan(volumes, whole=True)
+    assert Store(whole).read(volumes[1]).image.shape == (1, *whole.patch)
+
+
+def test_whole_volumes_come_in_one_shape(tmp_path: Path) -> None:
+    shapes = [(30, 20, 10), (22, 28, 12), (200, 20, 10)]
+    volumes = [Volume(f"p{i}", (save(tmp_path, str(i), noise(s)),), tumour="x") for i, s in enumerate(shapes)]
+    small = make_plan(volumes[:2], whole=True)
+    assert small.patch == (32, 32, 16)
+    assert {tuple(Store(small).read(v).image.shape) for v in volumes} == {(1, 32, 32, 16)}
+    large = make_plan(volumes, whole=True)
+    assert max(large.patch) <= 64
+    assert large.spacing[0] == large.spacing[1] > 2
+
+
+def test_store_is_bitwise_what_monai_alone_does(tmp_path: Path) -> None:
+    """A bundle without medmeta reads, prepares and gets the very same voxels."""
+    file = save(tmp_path, "a", noise((21, 18, 9), scale=100), (0.7, 1.1, 2.5), flip=(-1, -1, 1))
+    plans = [
+        Plan(3, (1.0, 1.0, 2.0), (16, 16, 8), 1),
+        Plan(
+            3, (1.0, 1.0, 2.0), (16, 16, 8), 1, intensity="window", low=-80.0, high=90.0, mean=3.0, std=40.0
+        ),
+        Plan(3, (1.0, 1.0, 2.0), (16, 16, 16), 1, whole=True),
+    ]
+    for plan in plans:
+        steps = ConfigParser(plan.transforms()).get_parsed_content()
+        alone = Compose([LoadImaged("image", ensure_channel_first=True), *steps])({"image": file})["image"]
+        ours = Store(plan).read(Volume("p", (file,)))
+        assert torch.equal(alone.as_tensor(), ours.image)
+        assert torch.allclose(alone.affine.double(), ours.affine)
+
+
+def test_channels_on_one_grid(tmp_path: Path) -> None:
+    a, b = save(tmp_path, "a", noise((8, 8, 8))), save(tmp_path, "b", noise((8, 8, 8), 1))
+    volume = Volume("p", (a, b))
+    plan = make_plan([volume])
+    assert plan.channels == 2
+    assert Store(plan).read(volume).image.shape == (2, 8, 8, 8)
+    with pytest.raises(CohortError, match=r"2 channel\(s\), as planned, found 1"):
+        Store(plan).read(Volume("p", (a,)))
+    moved = save(tmp_path, "c", noise((8, 8, 8), 1), (1, 1, 2))
+    with pytest.raises(CohortError, match="all channels of an image on one grid"):
+        Store(plan).read(Volume("p", (a, moved)))
+    with pytest.raises(CohortError, match="same number of channels"):
+        make_plan([volume, Volume("q", (a,))])
+    with pytest.raises(CohortError, match="at least one volume"):
+        make_plan([])
+
+
+def test_a_target_smaller_than_the_grid_is_kept(tmp_path: Path) -> None:
+    mask = np.zeros((20, 20, 20), dtype=np.uint8)
+    mask[7, 9, 11] = 1
+    volume = Volume("p", (save(tmp_path, "a", noise((20, 20, 20))),), save(tmp_path, "m", mask), "x")
+    done = Store(Plan(3, (4.0, 4.0, 4.0), (8, 8, 8), 1)).read(volume)
+    assert done.mask is not None
+    assert done.mask.nonzero().tolist() == [[2, 2, 3]]
+
+
+def test_a_mask_without_the_label_is_refused(tmp_path: Path) -> None:
+    mask = np.zeros((8, 8, 8), dtype=np.uint8)
+    mask[2:4, 2:4, 2:4] = 3
+    file, outline = save(tmp_path, "a", noise((8, 8, 8))), save(tmp_path, "m", mask)
+    plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
+    with pytest.raises(CohortError, match=r"label 2 for 'glioma' in the mask, found the values \[3\]"):
+        Store(plan).read(Volume("p", (file,), outline, "glioma", label=2))
+    assert int(Store(plan).read(Volume("p", (file,), outline, "glioma", label=3)).mask.sum()) == 8  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"patch": (8, 8)}, {"spacing": (1.0, 0.0, 1.0)}, {"intensity": "x"}, {"version": 99}, {"channels": 0}],
+)
+def test_a_plan_that_cannot_be(fields: dict[str, object]) -> None:
+    right = {"spatial_dims": 3, "spacing": (1.0, 1.0, 1.0), "patch": (8, 8, 8), "channels": 1}
+    with pytest.raises(CohortError, match="wanted"):
+        Plan(**{**right, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"spacing": [1, 1, 1], "patch": [8], "x": 1}', "null"])
+def test_json_that_is_no_plan(text: str) -> None:
+    with pytest.raises(CohortError, match="a plan"):
+        Plan.from_json(text)
+
+
+axes = st.permutations([0, 1, 2])
+signs = st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3)
+
+
+@given(axes, signs, st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_restore_undoes_any_orientation(order: list[int], sign: list[int], seed: int) -> None:
+    """Labels go to the plan's grid and come back unchanged where the spacing is the same."""
+    from medmeta.volumes.store import apply
+
+    random = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[order] * sign
+    affine[:3, 3] = random.uniform(-50, 50, 3)
+    labels = torch.from_numpy((random.random((1, 6, 7, 5)) > 0.5).astype(np.float32))
+    native = MetaTensor(labels, affine=torch.from_numpy(affine))
+    plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
+    done = apply(plan, {"image": native, "mask": native})
+    assert torch.equal(restore(done["mask"], done["affine"], native, mode="nearest").as_tensor(), labels)
+
+
+def test_restore_of_an_oblique_grid_is_within_half_a_voxel() -> None:
+    """A linear ramp in world coordinates keeps its value at every native voxel inside."""
+    from medmeta.volumes.store import apply
+
+    angle = math.radians(12)
+    affine = np.eye(4)
+    affine[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    affine[:3, :3] *= [1.0, 1.5, 2.0]
+    grid = np.stack(np.meshgrid(*map(np.arange, (16, 14, 9)), indexing="ij"), -1)
+    world = grid @ affine[:3, :3].T
+    native = MetaTensor(
+        torch.from_numpy(world[..., 0].astype(np.float32))[None], affine=torch.from_numpy(affine)
+    )
+    plan = Plan(3, (1.3, 1.3, 1.3), (8, 8, 8), 1, intensity="window", low=-99.0, high=99.0, mean=0.0, std=1.0)
+    done = apply(plan, {"image": native})
+    back = restore(done["image"], done["affine"], native)
+    error = (back.as_tensor() - native.as_tensor()).abs()[0, 3:-3, 3:-3, 2:-2]
+    assert float(error.max()) < 0.05
+
+
+def test_plan_of_the_hippocampus(shared_data: Path) -> None:
+    cohort = open_cohort(shared_data / "volumes" / "hippocampus")
+    plan = make_plan(cohort.volumes)
+    assert (plan.spacing, plan.patch, plan.intensity) == ((1.0, 1.0, 1.0), (32, 32, 32), "zscore")

@@ -1,0 +1,256 @@
+"""The store: bitwise what was prepared, whatever happens to the folder."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medmeta.volumes import CohortError, Plan, Store, StoreError, Volume
+from medmeta.volumes import store as store_module
+
+PLAN = Plan(3, (2.0, 1.0, 1.0), (8, 8, 8), 1)
+
+
+def volume(folder: Path, name: str = "DOE_JANE", *, seed: int = 0, size: int = 12) -> Volume:
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, voxels in {
+        "": random.standard_normal((size, size, size)).astype(np.float32),
+        "_m": (random.random((size, size, size)) > 0.7).astype(np.uint8),
+    }.items():
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / f"{name}{kind}.nii.gz")
+    return Volume(name, (folder / f"{name}.nii.gz",), folder / f"{name}_m.nii.gz", "glioma")
+
+
+def same(one: Store, two: Store, v: Volume) -> bool:
+    a, b = one.read(v), two.read(v)
+    pairs = [(a.image, b.image), (a.mask, b.mask), (a.affine, b.affine), (a.target, b.target)]
+    return (
+        all(torch.equal(x, y) for x, y in pairs if x is not None and y is not None) and a.patient == b.patient
+    )
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in {".image", ".mask"})
+
+
+def test_disk_and_memory_give_the_same(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    free = Volume("q", v.image)
+    bare = Volume("r", v.image, tumour="glioma")
+    memory, disk = Store(PLAN, salt="s"), Store(PLAN, tmp_path / "out", salt="s")
+    for one in (v, free, bare):
+        assert same(memory, disk, one)
+        assert same(disk, Store(PLAN, tmp_path / "out", salt="s"), one)
+    assert disk.read(bare).mask is None
+    assert not disk.read(free).mask.any()  # type: ignore[union-attr]
+    # one image for all three, two masks
+    assert [p.suffix for p in entries(tmp_path / "out")].count(".image") == 1
+
+
+def test_entries_are_safetensors(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    done = Store(PLAN, tmp_path / "out").read(v)
+    for file in entries(tmp_path / "out"):
+        for name, tensor in load_file(file).items():
+            assert torch.equal(tensor, getattr(done, name))
+
+
+def test_a_reader_cannot_change_the_store(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    store = Store(PLAN, tmp_path / "out")
+    store.read(v).image.zero_()
+    assert store.read(v).image.abs().sum() > 0
+
+
+def test_nothing_of_the_patient_is_written(tmp_path: Path) -> None:
+    store = Store(PLAN, tmp_path / "out", salt="secret")
+    key = store.read(volume(tmp_path / "in")).patient
+    assert "DOE" not in key
+    for file in (tmp_path / "out").rglob("*"):
+        assert "DOE" not in str(file.name)
+        assert b"DOE" not in file.read_bytes()
+        assert b"JANE" not in file.read_bytes()
+
+
+def test_keys_stay_with_the_folder(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    one = Store(PLAN, tmp_path / "out").patient(v)
+    assert Store(PLAN, tmp_path / "out").patient(v) == one != Store(PLAN, tmp_path / "other").patient(v)
+    assert (tmp_path / "out" / "salt").stat().st_mode & 0o077 == 0
+
+
+def test_another_source_or_plan_is_another_entry(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    Store(PLAN, tmp_path / "out").read(v)
+    volume(tmp_path / "in", seed=1)  # the same name with other voxels
+    assert same(Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s"), v)
+    other = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
+    assert (
+        Store(other, tmp_path / "out").read(v).image.shape
+        != Store(PLAN, tmp_path / "out").read(v).image.shape
+    )
+    # crops of another size share their entries
+    before = len(entries(tmp_path / "out"))
+    Store(Plan(3, (1.0, 1.0, 1.0), (16, 16, 16), 1), tmp_path / "out").read(v)
+    assert len(entries(tmp_path / "out")) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "header", "huge"])
+def test_a_damaged_entry_is_made_anew_with_one_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    v = volume(tmp_path / "in")
+    Store(PLAN, tmp_path / "out").read(v)
+    file = next(p for p in entries(tmp_path / "out") if p.suffix == ".image")
+    raw = bytearray(file.read_bytes())
+    if damage == "flip":
+        raw[-100] ^= 1
+    elif damage == "header":
+        raw[9] = 0
+    elif damage == "huge":
+        raw[:8] = b"\xff" * 8
+    file.write_bytes({"cut": raw[:-50], "empty": b""}.get(damage, raw))
+    with caplog.at_level(logging.WARNING):
+        assert same(Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s"), v)
+    assert len([r for r in caplog.records if "made anew" in r.message]) == 1
+
+
+def test_an_entry_removed_under_a_running_store(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    store = Store(PLAN, tmp_path / "out", salt="s")
+    store.read(v)
+    for file in entries(tmp_path / "out"):
+        file.unlink()
+    assert same(store, Store(PLAN, salt="s"), v)
+
+
+def test_a_source_that_vanishes(tmp_path: Path) -> None:
+    v = volume(tmp_path / "in")
+    v.image[0].unlink()
+    with pytest.raises(CohortError, match=r"one that cannot \(FileNotFoundError\)"):
+        Store(PLAN, tmp_path / "out").read(v)
+
+
+def test_size_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(5)]
+    store = Store(PLAN, tmp_path / "out")
+    size = store.size(volumes)
+    assert entries(tmp_path / "out") == []
+    store.fill(volumes)
+    written = sum(p.stat().st_size for p in entries(tmp_path / "out"))
+    assert written / 1.3 < size < written * 1.3
+
+
+def test_progress_names_how_many(tmp_path: Path) -> None:
+    seen = {}
+
+    def track(items: object, *, description: str, total: int) -> object:
+        seen[description] = total
+        return items
+
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(3)]
+    Store(PLAN).fill(volumes, track=track)  # type: ignore[arg-type]
+    assert seen == {"preparing volumes": 3}
+
+
+def test_no_room_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(3)]
+    store = Store(PLAN, tmp_path / "out")
+    monkeypatch.setattr(store_module, "_SPARE", 2**62)  # more than any disk has
+    with pytest.raises(StoreError, match=r"MB of disk.*MB free"):
+        store.fill(volumes)
+    assert entries(tmp_path / "out") == []
+
+
+def _fill_under_a_limit(folder: Path, out: Path) -> None:
+    """In a process whose files may not grow beyond 1 kB, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    v = volume(folder, "p")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        Store(PLAN, out, salt="s").read(v)
+    except StoreError as error:
+        os._exit(7 if "nothing is left half-written" in str(error) else 1)
+    os._exit(0)
+
+
+def test_a_disk_that_fills_leaves_nothing_half_written(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=_fill_under_a_limit, args=(tmp_path / "in", tmp_path / "out")
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == 7
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.name != ".lock"] == []
+
+
+def _fill(folder: Path, out: Path, count: int) -> None:
+    torch.set_num_threads(1)
+    Store(PLAN, out, salt="s").fill([volume_of(folder, i) for i in range(count)], workers=1)
+    os._exit(0)
+
+
+def volume_of(folder: Path, i: int) -> Volume:
+    return Volume(f"p{i}", (folder / f"p{i}.nii.gz",), folder / f"p{i}_m.nii.gz", "glioma")
+
+
+def test_several_processes_fill_one_folder(tmp_path: Path) -> None:
+    for i in range(8):
+        volume(tmp_path / "in", f"p{i}", seed=i)
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=_fill, args=(tmp_path / "in", tmp_path / "out", 8)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [c.exitcode for c in children] == [0, 0, 0]
+    store, memory = Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s")
+    assert all(same(store, memory, volume_of(tmp_path / "in", i)) for i in range(8))
+    assert len(entries(tmp_path / "out")) == 16
+    assert not list((tmp_path / "out").glob(".part-*"))
+
+
+def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
+    for i in range(8):
+        volume(tmp_path / "in", f"p{i}", seed=i, size=40)
+    child = multiprocessing.get_context("fork").Process(
+        target=_fill, args=(tmp_path / "in", tmp_path / "out", 8)
+    )
+    child.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list((tmp_path / "out").glob("*.image"))) < 2:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    store, memory = Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s")
+    assert all(same(store, memory, volume_of(tmp_path / "in", i)) for i in range(8))
+
+
+def test_leftovers_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    for name, age in {".part-old": 7200, ".part-new": 0}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    Store(PLAN, tmp_path)
+    assert (tmp_path / ".part-new").exists()
+    assert not (tmp_path / ".part-old").exists()
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(5)]
+    store = Store(PLAN, memory=20_000)
+    store.fill(volumes, workers=1)
+    assert len(store._held) < 5
+    assert store._bytes <= 20_000
+    assert store.read(volumes[0]).image.shape == (1, 6, 12, 12)
