@@ -3,5 +3,14 @@
 from medmeta.learners.predictor import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.registry import create_learner, learner_names
+from medmeta.learners.tuning import tune_rates
 
-__all__ = ["Learner", "LearnerError", "Predictor", "create_learner", "learner_names", "plain_network"]
+__all__ = [
+    "Learner",
+    "LearnerError",
+    "Predictor",
+    "create_learner",
+    "learner_names",
+    "plain_network",
+    "tune_rates",
+]

@@ -14,6 +14,7 @@ from medmeta.learners.comparing import matching, relation, siamese
 from medmeta.learners.episodic import BOTH, CLASSIFY
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.inner import OPTIONS, Inner
+from medmeta.learners.memory import MemoryLearner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
 from medmeta.learners.ridge import RidgeLearner
@@ -58,6 +59,7 @@ PRESETS: Mapping[str, Preset] = {
     "relation": _other(relation, CLASSIFY),
     "siamese": _other(siamese, CLASSIFY),
     "ridge": _other(RidgeLearner),
+    "mann": _other(MemoryLearner, CLASSIFY),
     "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),
     "pretrain-linear": _gradient(head="learned", way=2, order="supervised", moves="head", **_TUNED),
     "pretrain-finetune": _gradient(head="learned", way=2, order="supervised", **_TUNED),
