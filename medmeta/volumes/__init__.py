@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medmeta.volumes.cohort import Cohort, open_cohort, patient_key
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.leaks import Leak, LeakReport, find_leaks
 from medmeta.volumes.plan import Plan, make_plan
 from medmeta.volumes.prepared import Prepared
 from medmeta.volumes.record import Volume
@@ -14,11 +15,14 @@ from medmeta.volumes.store import Store, StoreError
 __all__ = [
     "Cohort",
     "CohortError",
+    "Leak",
+    "LeakReport",
     "Plan",
     "Prepared",
     "Store",
     "StoreError",
     "Volume",
+    "find_leaks",
     "make_plan",
     "open_cohort",
     "patient_key",

@@ -1,0 +1,226 @@
+"""One patient under two keys or in two splits: equal ids, equal voxels, near-duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.fft import dctn
+from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate
+
+from medmeta.errors import MedmetaError
+from medmeta.volumes.cohort import Cohort
+from medmeta.volumes.reading import read_image
+
+# Side of the thumbnail, coefficients kept an axis, and the power of the frequency they are weighted by (a
+# natural image's spectrum falls off; weighting lets contours count). On 9 sets of slices with known patients
+# and 118 volumes, flipped, resampled and noisy copies scored 0.95 and more, other patients 0.89 at most.
+_SIDE = 32
+_KEPT = {2: 16, 3: 12}
+_WEIGHT = {2: 1.5, 3: 1.0}
+_FEWEST, _SURE = 0.75, 0.9  # no pair below is reported; every pair above is
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Two volumes that are, or seem to be, of one patient though they should not be.
+
+    Args:
+        kind: ``"same-patient"`` (one key in two cohorts), ``"same-voxels"`` or ``"near-duplicate"``
+            (flipped, resampled, a neighbouring slice), both under different keys.
+        first, second: (number of the cohort, number of the volume in it), from 0.
+        similarity: 1 for equal, else the correlation of the weighted spectra.
+    """
+
+    kind: str
+    first: tuple[int, int]
+    second: tuple[int, int]
+    similarity: float = 1.0
+
+    def __str__(self) -> str:
+        (a, i), (b, j) = self.first, self.second
+        return (
+            f"{self.kind}: volume {i + 1} of cohort {a + 1} and volume {j + 1} of cohort {b + 1}"
+            f" (similarity {self.similarity:.2f})"
+        )
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The pairs found, and the volumes that could not be looked at. True where a pair was found."""
+
+    leaks: tuple[Leak, ...]
+    problems: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.leaks)
+
+    def __iter__(self) -> Iterator[Leak]:
+        return iter(self.leaks)
+
+
+@dataclass(frozen=True)
+class _Look:
+    where: tuple[int, int]
+    patient: str
+    digest: bytes
+    spectrum: np.ndarray
+
+
+def find_leaks(cohorts: Sequence[Cohort], *, track: Callable[..., Iterable[Any]] | None = None) -> LeakReport:
+    """Compare all volumes of some cohorts (splits of one, or several sources) with each other.
+
+    Pairs under one patient's key within one cohort are as they should be and are left out. Near-duplicates
+    are found on a perceptual hash, the frequency-weighted low DCT coefficients of a thumbnail in patient
+    space (after Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"), under
+    all flips, and transposed in 2D. A pair counts from a similarity of 0.9, or from 0.75 where it stands far
+    out among the cohorts' own pairs.
+
+    Args:
+        cohorts: one or more.
+        track: shows progress, ``track(items, description=, total=)``.
+
+    Example:
+        >>> from medmeta.volumes import Cohort, Volume
+        >>> from pathlib import Path
+        >>> one = Cohort("train", (Volume("p1", (Path("a.nii"),)),), Path())
+        >>> two = Cohort("test", (Volume("p1", (Path("b.nii"),)),), Path())
+        >>> [leak.kind for leak in find_leaks([one, two])]
+        ['same-patient']
+    """
+    places = _places(cohorts)
+    items: Iterable[Any] = places.items()
+    if track is not None:
+        items = track(items, description="comparing volumes", total=len(places))
+    looks, problems = [], []
+    for _, where in items:
+        look = _look(cohorts, where)
+        if isinstance(look, str):
+            problems.append(look)
+        else:
+            looks.append(look)
+    pairs = [*_same_patient(cohorts), *_same_voxels(looks), *_alike(looks)]
+    seen: dict[tuple[Any, Any], Leak] = {}
+    for leak in pairs:  # the surest kind of a pair comes first
+        seen.setdefault((leak.first, leak.second), leak)
+    return LeakReport(tuple(seen.values()), tuple(problems))
+
+
+def _places(cohorts: Sequence[Cohort]) -> dict[tuple[int, Any], tuple[int, int]]:
+    """Where each image of each cohort comes first; several targets in one image are one image."""
+    places: dict[tuple[int, Any], tuple[int, int]] = {}
+    for c, cohort in enumerate(cohorts):
+        for i, volume in enumerate(cohort.volumes):
+            places.setdefault((c, (volume.patient, volume.image, volume.series)), (c, i))
+    return places
+
+
+def _look(cohorts: Sequence[Cohort], where: tuple[int, int]) -> _Look | str:
+    from monai.transforms import Orientation
+
+    c, i = where
+    volume = cohorts[c].volumes[i]
+    try:
+        image = read_image(volume)
+    except (MedmetaError, OSError) as error:
+        return f"volume {i + 1} of cohort {c + 1} could not be read ({type(error).__name__})"
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    voxels = Orientation(axcodes="RAS", labels=labels)(image).as_tensor()[0].float()
+    digest = hashlib.blake2b(repr(tuple(voxels.shape)).encode() + voxels.numpy().tobytes()).digest()
+    flat = voxels.squeeze()
+    return _Look(where, volume.patient, digest, _spectrum(flat if flat.ndim in {2, 3} else voxels))
+
+
+def _spectrum(voxels: torch.Tensor) -> np.ndarray:
+    """Unit vector of the weighted low frequencies, ``(kept, …)``; zero for a constant image."""
+    axes = voxels.ndim
+    values = voxels.reshape(-1)
+    step = max(1, len(values) // 100_000)
+    low, high = np.percentile(values[::step].numpy(), [1, 99])
+    small = _thumbnail(voxels.clamp(float(low), float(high))).numpy()
+    kept = _KEPT[axes]
+    coefficients = dctn(small, norm="ortho")[(slice(0, kept),) * axes]
+    frequency = np.sqrt(sum(np.square(g) for g in np.indices((kept,) * axes)))
+    weighted = coefficients * frequency ** _WEIGHT[axes]
+    size = float(np.linalg.norm(weighted))
+    return (weighted / size if size > 1e-6 else 0 * weighted).astype(np.float32)
+
+
+def _thumbnail(voxels: torch.Tensor) -> torch.Tensor:
+    """``(32, …)``: linear to the nearest multiple of the side along each axis, then the means."""
+    times = [max(1, round(n / _SIDE)) for n in voxels.shape]
+    linear = "bilinear" if voxels.ndim == 2 else "trilinear"
+    large = interpolate(voxels[None, None], [t * _SIDE for t in times], mode=linear, align_corners=False)
+    pool: Callable[..., torch.Tensor] = avg_pool2d if voxels.ndim == 2 else avg_pool3d
+    return pool(large, times)[0, 0]
+
+
+def _same_patient(cohorts: Sequence[Cohort]) -> Iterator[Leak]:
+    firsts = []
+    for c, cohort in enumerate(cohorts):
+        first: dict[str, tuple[int, int]] = {}
+        for i, volume in enumerate(cohort.volumes):
+            first.setdefault(volume.patient, (c, i))
+        firsts.append(first)
+    for one, two in itertools.combinations(firsts, 2):
+        for patient in sorted(set(one) & set(two)):
+            yield Leak("same-patient", one[patient], two[patient])
+
+
+def _apart(a: _Look, b: _Look) -> bool:
+    """Whether likeness of the two would be a leak: another key, or another cohort."""
+    return a.patient != b.patient or a.where[0] != b.where[0]
+
+
+def _same_voxels(looks: Sequence[_Look]) -> Iterator[Leak]:
+    groups: dict[bytes, list[_Look]] = {}
+    for look in looks:
+        groups.setdefault(look.digest, []).append(look)
+    for group in groups.values():
+        for a, b in itertools.combinations(group, 2):
+            if _apart(a, b):
+                yield Leak("same-voxels", a.where, b.where)
+
+
+def _alike(looks: Sequence[_Look]) -> Iterator[Leak]:
+    for axes in (2, 3):
+        group = [look for look in looks if look.spectrum.ndim == axes and look.spectrum.any()]
+        if len(group) < 2:
+            continue
+        likeness = _likeness(np.stack([look.spectrum for look in group]))
+        rows, columns = np.triu_indices(len(group), 1)
+        values = likeness[rows, columns]
+        for n in np.flatnonzero(values >= _threshold(values)):
+            a, b = group[rows[n]], group[columns[n]]
+            if _apart(a, b):
+                yield Leak("near-duplicate", a.where, b.where, float(min(values[n], 1.0)))
+
+
+def _likeness(spectra: np.ndarray) -> np.ndarray:
+    """Largest correlation of each pair over flips (the sign of odd coefficients) and, in 2D, transposes."""
+    axes = spectra.ndim - 1
+    flat = spectra.reshape(len(spectra), -1)
+    best = np.full((len(spectra), len(spectra)), -1.0, dtype=np.float32)
+    sign = (-1.0) ** np.arange(spectra.shape[1], dtype=np.float32)
+    for flips in itertools.product((False, True), repeat=axes):
+        turned = spectra
+        for axis in np.flatnonzero(flips):
+            turned = turned * sign.reshape([-1 if a == axis + 1 else 1 for a in range(axes + 1)])
+        for variant in (turned, turned.transpose(0, 2, 1)) if axes == 2 else (turned,):
+            np.maximum(best, flat @ variant.reshape(flat.shape).T, out=best)
+    return best
+
+
+def _threshold(values: np.ndarray) -> float:
+    """From where a pair counts: six robust deviations above the median of all pairs, within 0.75 and 0.9."""
+    if len(values) < 45:  # fewer than 10 images say nothing of what is usual
+        return _SURE
+    z = np.arctanh(np.clip(values, -0.999999, 0.999999))
+    median = float(np.median(z))
+    far = median + 6 * 1.4826 * float(np.median(np.abs(z - median)))
+    return float(np.clip(np.tanh(far), _FEWEST, _SURE))
