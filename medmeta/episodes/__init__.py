@@ -5,6 +5,7 @@ from __future__ import annotations
 from medmeta.episodes.augment import Augment
 from medmeta.episodes.crops import support_examples
 from medmeta.episodes.examples import Episode, EpisodeError, Examples
+from medmeta.episodes.prefetch import prefetch
 from medmeta.episodes.source import TaskSource, generator_of
 from medmeta.episodes.task import Task, classification_task, segmentation_task
 
@@ -17,6 +18,7 @@ __all__ = [
     "TaskSource",
     "classification_task",
     "generator_of",
+    "prefetch",
     "segmentation_task",
     "support_examples",
 ]

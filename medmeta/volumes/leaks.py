@@ -18,8 +18,10 @@ from medmeta.volumes.cohort import Cohort
 from medmeta.volumes.reading import read_image
 
 # Side of the thumbnail, coefficients kept an axis, and the power of the frequency they are weighted by (a
-# natural image's spectrum falls off; weighting lets contours count). On 9 sets of slices with known patients
-# and 118 volumes, flipped, resampled and noisy copies scored 0.95 and more, other patients 0.89 at most.
+# natural image's spectrum falls off; weighting lets contours count). Measured on 11 sets, 384 slices with
+# known patients: flipped, resampled and noisy copies score 0.97 and more; of 70,911 pairs of different
+# patients 3 are reported (two of them copies at the source), of 342 pairs of one patient's slices, up to
+# centimetres apart, 95. On volumes: copies 0.95 and more, other patients 0.63 at most.
 _SIDE = 32
 _KEPT = {2: 16, 3: 12}
 _WEIGHT = {2: 1.5, 3: 1.0}
@@ -79,7 +81,7 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Callable[..., Iterable[Any]]
     are found on a perceptual hash, the frequency-weighted low DCT coefficients of a thumbnail in patient
     space (after Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"), under
     all flips, and transposed in 2D. A pair counts from a similarity of 0.9, or from 0.75 where it stands far
-    out among the cohorts' own pairs.
+    out among the likenesses of both.
 
     Args:
         cohorts: one or more.
@@ -193,12 +195,11 @@ def _alike(looks: Sequence[_Look]) -> Iterator[Leak]:
         if len(group) < 2:
             continue
         likeness = _likeness(np.stack([look.spectrum for look in group]))
-        rows, columns = np.triu_indices(len(group), 1)
-        values = likeness[rows, columns]
-        for n in np.flatnonzero(values >= _threshold(values)):
-            a, b = group[rows[n]], group[columns[n]]
+        counts = np.triu(likeness >= _thresholds(likeness), 1)
+        for row, column in np.argwhere(counts):
+            a, b = group[row], group[column]
             if _apart(a, b):
-                yield Leak("near-duplicate", a.where, b.where, float(min(values[n], 1.0)))
+                yield Leak("near-duplicate", a.where, b.where, float(min(likeness[row, column], 1.0)))
 
 
 def _likeness(spectra: np.ndarray) -> np.ndarray:
@@ -216,11 +217,18 @@ def _likeness(spectra: np.ndarray) -> np.ndarray:
     return best
 
 
-def _threshold(values: np.ndarray) -> float:
-    """From where a pair counts: six robust deviations above the median of all pairs, within 0.75 and 0.9."""
-    if len(values) < 45:  # fewer than 10 images say nothing of what is usual
-        return _SURE
-    z = np.arctanh(np.clip(values, -0.999999, 0.999999))
-    median = float(np.median(z))
-    far = median + 6 * 1.4826 * float(np.median(np.abs(z - median)))
-    return float(np.clip(np.tanh(far), _FEWEST, _SURE))
+def _thresholds(likeness: np.ndarray) -> np.ndarray:
+    """From where each pair counts: six robust deviations above what is usual for both, within 0.75 and 0.9.
+
+    Usual for an image is its likeness to the 40 that are most like it (all heads look alike, more than a head
+    and a liver do).
+    """
+    others = len(likeness) - 1
+    if others < 9:  # fewer than 10 images say nothing of what is usual
+        return np.full(likeness.shape, _SURE)
+    near = np.sort(likeness - 2 * np.eye(len(likeness)), axis=1)[:, -min(others, 40) :]
+    z = np.arctanh(np.clip(near, -0.999999, 0.999999))
+    median = np.median(z, axis=1, keepdims=True)
+    far = median[:, 0] + 6 * 1.4826 * np.median(np.abs(z - median), axis=1)
+    own = np.clip(np.tanh(far), _FEWEST, _SURE)
+    return np.maximum(own[:, None], own[None])

@@ -16,9 +16,11 @@ from medmeta.episodes import (
     Task,
     TaskSource,
     classification_task,
+    generator_of,
+    prefetch,
     segmentation_task,
 )
-from medmeta.volumes import Plan, Store, Volume
+from medmeta.volumes import CohortError, Plan, Store, Volume
 
 CROPS = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
 WHOLE = replace(CROPS, whole=True, patch=(16, 16, 16))
@@ -232,3 +234,29 @@ def test_source_refuses_what_it_cannot_give(volumes: list[Volume], crops: Store,
         source(volumes, whole, way=4)
     with pytest.raises(EpisodeError, match="found 0"):
         source(volumes, crops, hold_out=("glioma", "cyst"))
+
+
+def test_prefetched_episodes_are_the_same_in_the_same_order(volumes: list[Volume], crops: Store) -> None:
+    one = source(volumes, crops)
+    for workers, ahead in ((1, 1), (3, 5)):
+        for index, episode in zip(
+            (4, 2, 9, 9), prefetch(one, (4, 2, 9, 9), ahead=ahead, workers=workers), strict=True
+        ):
+            assert torch.equal(episode.support.image, one[index].support.image)
+
+
+def test_prefetching_stops_when_closed_and_gives_errors_in_their_place(
+    volumes: list[Volume], tmp_path: Path
+) -> None:
+    stream = prefetch(source(volumes, Store(CROPS)), iter(range(10**9)))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    broken = [replace(v, mask=tmp_path / "lost.nii.gz") if v.tumour == "cyst" else v for v in volumes]
+    one = source(broken, Store(CROPS, tmp_path / "out"))
+    kinds = [one.task(generator_of(0, i)).name for i in range(8)]
+    first = kinds.index("cyst")
+    stream = prefetch(one, range(8))
+    for _ in range(first):
+        next(stream)
+    with pytest.raises(CohortError, match="one that cannot"):
+        next(stream)
