@@ -383,6 +383,8 @@ def fix(seg: object, dimensions: str) -> None:
             element.value = "20260101"
         elif element.VR == "TM" and element.value:
             element.value = "120000"
+        elif element.VR == "DT" and element.value:
+            element.value = "20260101120000"
 
 
 @dataclass(frozen=True)
