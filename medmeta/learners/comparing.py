@@ -54,7 +54,7 @@ class Matching(nn.Module):
         super().__init__()
         self.log_scale = scale
 
-    def forward(self, query: Feature, support: Feature, target: Tensor) -> Logits:
+    def forward(self, query: Feature, support: Tensor, target: Tensor) -> Logits:
         """Logarithm of each class's share of the attention."""
         cosine = F.normalize(query, dim=1, eps=1e-6) @ F.normalize(support, dim=1, eps=1e-6).T
         attention = torch.log_softmax(self.log_scale.exp() * cosine, 1)
@@ -78,7 +78,7 @@ class Relation(nn.Module):
         super().__init__()
         self.score = nn.Sequential(nn.Linear(2 * feature, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, query: Feature, support: Feature, target: Tensor) -> Logits:
+    def forward(self, query: Feature, support: Tensor, target: Tensor) -> Logits:
         """Score of each class; its sigmoid is the paper's relation score.
 
         The mean, not the sum, of a class's features, so that ragged shots are on one scale.
@@ -111,7 +111,7 @@ class Siamese(nn.Module):
         self.weight = nn.Parameter(torch.full((feature,), -1.0 / feature**0.5))
         self.bias = nn.Parameter(torch.ones(()))
 
-    def pair(self, one: Feature, other: Feature) -> Tensor:
+    def pair(self, one: Tensor, other: Tensor) -> Tensor:
         """Logit that two are of the same class, for every pair of ``(n, feature)`` and ``(m, feature)``.
 
         Symmetric: a pair's is the same whichever comes first.
@@ -121,7 +121,7 @@ class Siamese(nn.Module):
             return self.bias.exp() - apart.square().sum(2)
         return apart.abs() @ self.weight + self.bias
 
-    def forward(self, query: Feature, support: Feature, target: Tensor) -> Logits:
+    def forward(self, query: Feature, support: Tensor, target: Tensor) -> Logits:
         """Mean logit of the pairs with each class."""
         return self.pair(query, support) @ (target / target.sum(0))
 

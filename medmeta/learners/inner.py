@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from medmeta.errors import nearest
 from medmeta.learners.protocol import LearnerError
@@ -72,7 +73,6 @@ class Inner:
             "a pull back to the start, which the implicit gradient is about",
             f"proximity={self.proximity}",
         )
-        object.__setattr__(self, "classes", tuple(self.classes))
 
     @property
     def rows(self) -> int | None:
@@ -85,6 +85,22 @@ class Inner:
 def _want(so: bool, wanted: str, found: str) -> None:
     if not so:
         raise LearnerError(wanted, found=found, cure="Change that option.")
+
+
+def inner_from(options: Mapping[str, Any]) -> Inner:
+    """Make the record from options as JSON and command lines give them: lists, and whole numbers as rates.
+
+    Example:
+        >>> inner_from({"rate": 1, "classes": ["cyst", "glioma"]}).classes
+        ('cyst', 'glioma')
+    """
+    plain = dict(options)
+    if "classes" in plain:
+        plain["classes"] = tuple(plain["classes"])
+    for name in ("rate", "clip", "proximity"):
+        if isinstance(plain.get(name), int):
+            plain[name] = float(plain[name])
+    return Inner(**plain)
 
 
 OPTIONS = frozenset(f.name for f in fields(Inner))

@@ -44,6 +44,16 @@ def one_hot(label: Label, way: int, dtype: torch.dtype = torch.float32) -> Tenso
     return (label.unsqueeze(1) == values).to(dtype)
 
 
+def has_extent(values: Tensor) -> bool:
+    """Whether ``(n, way, *space)`` has more than one point of space: Dice says nothing of a single voxel.
+
+    Example:
+        >>> has_extent(torch.zeros(5, 2, 1, 1)), has_extent(torch.zeros(5, 2, 4, 4))
+        (False, True)
+    """
+    return values.shape[2:].numel() > 1
+
+
 def balance(target: Tensor) -> Balance:
     """Count how rare each class is.
 
@@ -54,11 +64,11 @@ def balance(target: Tensor) -> Balance:
         >>> balance(one_hot(torch.tensor([0, 0, 0, 1]), 2)).weight
         tensor([0.6667, 2.0000])
     """
-    dense = target.ndim > 2
+    dense = has_extent(target)
     voxels = target.sum([0, *range(2, target.ndim)])
     rare = voxels.clamp(min=1.0) ** -(RARITY if dense else 1.0)
     weight = rare * voxels.sum() / (rare * voxels).sum().clamp(min=1e-12)
-    shown = target.flatten(2)[:, 1:].sum([1, 2]) > 0 if dense else target.sum(1) > 0
+    shown = target.reshape(*target.shape[:2], -1)[:, 1:].sum([1, 2]) > 0
     return Balance(weight, len(target) / shown.sum().clamp(min=1))
 
 
@@ -82,8 +92,8 @@ def example_loss(logits: Logits, target: Tensor, share: Balance) -> Tensor:
     """
     weight = share.weight.reshape(1, -1, *[1] * (logits.ndim - 2))
     entropy = -(target * weight * torch.log_softmax(logits, 1)).sum(1)
-    if logits.ndim == 2:
-        return entropy
+    if not has_extent(logits):
+        return entropy.reshape(len(entropy))
     space = list(range(2, logits.ndim))
     foreground, truth = torch.softmax(logits, 1)[:, 1:], target[:, 1:]
     voxels = truth.sum(space)

@@ -143,7 +143,8 @@ class MemoryPredictor(nn.Module):
 
     def __init__(self, network: nn.Module, memory: Memory, support: Feature, target: Tensor) -> None:
         super().__init__()
-        self.network, self.memory, self.way = network, memory, target.shape[1]
+        self.controller: Memory
+        self.network, self.controller, self.way = network, memory, target.shape[1]
         self.requires_grad_(False)
         self.eval()
         with torch.no_grad():
@@ -156,7 +157,7 @@ class MemoryPredictor(nn.Module):
         feature = features(self.network(image), tuple(image.shape[2:]), dense=False)
         carried = dict(self.named_buffers(recurse=False))
         before = carried.pop("before")
-        return self.memory.recall(feature, before, State(**carried), self.way)
+        return self.controller.recall(feature, before, State(**carried), self.way)
 
 
 class MemoryLearner(EpisodicLearner):

@@ -13,7 +13,7 @@ from medmeta.errors import nearest
 from medmeta.learners.comparing import matching, relation, siamese
 from medmeta.learners.episodic import BOTH, CLASSIFY
 from medmeta.learners.gradient import GradientLearner
-from medmeta.learners.inner import OPTIONS, Inner
+from medmeta.learners.inner import OPTIONS, inner_from
 from medmeta.learners.memory import MemoryLearner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
@@ -32,7 +32,7 @@ class Preset:
 
 def _gradient(**options: Any) -> Preset:
     def make(name: str, network: nn.Module, **chosen: Any) -> Learner:
-        return GradientLearner(name, network, Inner(**chosen))
+        return GradientLearner(name, network, inner_from(chosen))
 
     return Preset(make, options, OPTIONS)
 

@@ -1,0 +1,222 @@
+"""Laws every learner keeps, whatever its name."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medmeta.episodes.examples import Episode, Examples
+from medmeta.learners import Learner, LearnerError, create_learner, learner_names, plain_network
+from medmeta.learners import gradient, prototype, ridge
+from medmeta.learners.batch import pieces
+from medmeta.networks import build, encoder, unet
+from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
+
+ALL = learner_names()
+SEGMENT = learner_names("segmentation")
+FREE = [n for n in ALL if n in ("proto-maml", "prototypical", "ridge", "matching", "finetune-scratch")]
+NAMED = {"pretrain-linear", "pretrain-finetune"}
+
+
+def make(name: str, network: torch.nn.Module, way: int) -> Learner:
+    """Create a learner of a few steps, told the number of classes where it needs it."""
+    torch.manual_seed(3)
+    options: dict[str, object] = {}
+    probe = create_learner(name, network).options
+    if "way" in probe and (probe.get("head", "learned") == "learned"):
+        options["way"] = way
+    if "adapt_steps" in probe:
+        options["adapt_steps"] = 4
+    if name in NAMED:
+        options["classes"] = ["background", "tumour", "cyst", "vessel", "oedema"][:way]
+    return create_learner(name, network, **options)
+
+
+def state(learner: Learner) -> dict[str, torch.Tensor]:
+    return {n: w.detach().clone() for n, w in learner.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_adapt_leaves_the_learner_bitwise_as_it_was(name: str) -> None:
+    learner = make(name, mlp(), 3)
+    before = state(learner)
+    predictor = learner.adapt(vectors())
+    after = learner.state_dict()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    assert all(p.grad is None for p in learner.parameters())
+    assert not predictor.training
+    assert not any(p.requires_grad for p in predictor.parameters())
+    assert {id(p) for p in predictor.parameters()}.isdisjoint({id(p) for p in learner.parameters()})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_adapting_twice_gives_the_same_predictor(name: str) -> None:
+    learner, image = make(name, mlp(), 3), vectors(seed=5).image.double()
+    assert torch.equal(learner.adapt(vectors())(image), learner.adapt(vectors())(image))
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "mann"])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(7)))
+def test_order_of_the_support_is_irrelevant(name: str, order: list[int]) -> None:
+    learner, support = make(name, mlp(), 3), vectors(7)
+    shuffled = Examples(support.image[order], support.label[order], support.classes)
+    image = vectors(seed=5).image.double()
+    # Adam divides by the slope's size, which makes rounding errors of tiny slopes as large as large ones
+    tolerance = 1e-4 if learner.options.get("optimiser") == "adam" else 1e-9
+    close(learner.adapt(support)(image), learner.adapt(shuffled)(image), tolerance)
+
+
+def test_memory_is_told_that_order_matters() -> None:
+    learner, support = make("mann", mlp(), 3), vectors(7)
+    shuffled = Examples(support.image.flip(0), support.label.flip(0), support.classes)
+    image = vectors(seed=5).image.double()
+    assert not torch.allclose(learner.adapt(support)(image), learner.adapt(shuffled)(image))
+    assert "its order matters" in (type(learner).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", FREE + ["relation", "siamese"])
+@settings(max_examples=3, deadline=None)
+@given(names=st.permutations(range(3)))
+def test_relabelling_permutes_the_logits(name: str, names: list[int]) -> None:
+    learner, support = make(name, mlp(), 3), vectors(8)
+    other = Examples(support.image, torch.tensor(names)[support.label], support.classes)
+    image = vectors(seed=5).image.double()
+    tolerance = 1e-4 if learner.options.get("optimiser") == "adam" else 1e-9
+    close(learner.adapt(other)(image)[:, names], learner.adapt(support)(image), tolerance)
+
+
+@pytest.mark.parametrize("name", SEGMENT)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_segmenting_one_voxel_is_classifying(name: str, dims: int) -> None:
+    """One pixel an image: with a label an image or a label a voxel, the logits are the same."""
+    points = vectors(6, way=2, size=1)
+    image = points.image.reshape(6, 1, *[1] * dims)
+    classify = Examples(image, points.label, points.classes)
+    segment = Examples(image, points.label.reshape(6, *[1] * dims), points.classes)
+    learner = make(name, conv(dims), 2)
+    one = learner.adapt(classify)(image.double())
+    other = learner.adapt(segment)(image.double())
+    assert other.shape == (*one.shape, *[1] * dims)
+    close(one, other.reshape(one.shape), 1e-9)
+    if name != "finetune-scratch":
+        losses = [
+            make(name, conv(dims), 2).backward([Episode(e, e)], scale=1.0) for e in (classify, segment)
+        ]
+        close(losses[0], losses[1], 1e-9)
+
+
+@pytest.mark.parametrize("name", SEGMENT)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_segmenter_learns_on_a_unet(name: str, dims: int) -> None:
+    learner = make(name, build(unet(dims, 1, base=4)), 2)
+    task = episode(lesions, dims=dims)
+    if name != "finetune-scratch":
+        assert torch.isfinite(learner.backward([task], scale=1.0)).all()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in learner.parameters())
+    logits = learner.adapt(task.support)(task.query.image)
+    assert logits.shape == (2, 2, *[16] * dims)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_classifier_takes_ragged_shots_on_an_encoder(name: str) -> None:
+    support = pictures(5, side=32)
+    ragged = Examples(support.image, torch.tensor([0, 0, 0, 1, 0]), support.classes)
+    learner = make(name, build(encoder(2, 1, base=4)), 2)
+    if name != "finetune-scratch":
+        loss = learner.backward([Episode(ragged, pictures(3, side=32, seed=4))], scale=0.5)
+        assert loss.shape == (1,)
+    assert learner.adapt(ragged)(support.image).shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", SEGMENT)
+def test_a_predictor_leaves_home_as_a_plain_network(name: str) -> None:
+    for task, network in ((lesions(), unet(2, 1, base=4)), (pictures(), unet(2, 1, base=4))):
+        predictor = make(name, build(network), 2).adapt(task)
+        plain = plain_network(predictor)
+        modules = {type(m).__module__.split(".")[0] for m in plain.modules()}
+        assert modules <= {"torch", "monai"}
+        close(plain(task.image), predictor(task.image), 1e-5)
+
+
+def test_cosine_prototypes_leave_home_too() -> None:
+    for task in (lesions(), pictures()):
+        learner = create_learner("prototypical", build(unet(2, 1, base=4)), distance="cosine")
+        predictor = learner.adapt(task)
+        close(plain_network(predictor)(task.image), predictor(task.image), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["matching", "relation", "siamese", "mann"])
+def test_a_predictor_that_needs_us_says_so(name: str) -> None:
+    with pytest.raises(LearnerError, match="runs with medmeta only"):
+        plain_network(make(name, mlp(), 3).adapt(vectors()))
+
+
+def test_a_network_of_ones_own_needs_its_class() -> None:
+    class Own(torch.nn.Linear):
+        pass
+
+    learner = create_learner("proto-maml", Own(5, 4).double())
+    with pytest.raises(LearnerError, match="made of torch's and MONAI's modules"):
+        plain_network(learner.adapt(vectors()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_options_and_weights_make_the_learner_again(name: str) -> None:
+    import json
+
+    learner = make(name, mlp(), 3)
+    options = json.loads(json.dumps(dict(learner.options)))
+    again = create_learner(name, mlp(seed=9), **options)
+    again.load_state_dict(learner.state_dict())
+    image = vectors(seed=5).image.double()
+    assert torch.equal(learner.adapt(vectors())(image), again.adapt(vectors())(image))
+
+
+def test_pieces_of_a_support_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A support too large for memory gives the weights of one that is not."""
+    for name in SEGMENT:
+        learner, support = make(name, build(unet(2, 1, base=4)).double(), 2), lesions(5)
+        at_once = learner.adapt(support)(support.image.double())
+        with monkeypatch.context() as patch:
+            for room in (gradient, prototype, ridge):
+                patch.setattr(room, "pieces", partial(pieces, most=2 * 16 * 16))
+            in_pieces = learner.adapt(support)(support.image.double())
+        close(at_once, in_pieces, 1e-7)
+
+
+def test_gradients_add_up_over_ranks() -> None:
+    tasks = [episode(vectors, n=6), Episode(vectors(6, seed=7), vectors(6, seed=8))]
+    for name in ("proto-maml", "prototypical"):
+        together, apart = make(name, mlp(), 3), make(name, mlp(), 3)
+        together.backward(tasks, scale=0.5)
+        for task in tasks:
+            apart.backward([task], scale=0.5)
+        for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+            if one.grad is not None:
+                close(one.grad, other.grad, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "maml", "maml++", "meta-sgd"])
+def test_more_steps_than_in_training(name: str) -> None:
+    learner = make(name, mlp(), 3)
+    longer = create_learner(name, mlp(), **{**learner.options, "adapt_steps": 12})
+    longer.load_state_dict(learner.state_dict())
+    logits = longer.adapt(vectors())(vectors().image.double())
+    target = vectors().label
+    few = learner.adapt(vectors())(vectors().image.double())
+    entropy = torch.nn.functional.cross_entropy
+    assert entropy(logits, target) < entropy(few, target)
+
+
+def test_dropout_does_not_make_adapting_random() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Dropout(0.5)).double().train()
+    learner = create_learner("proto-maml", network)
+    image = vectors().image.double()
+    assert torch.equal(learner.adapt(vectors())(image), learner.adapt(vectors())(image))
+    assert network.training
