@@ -6,7 +6,7 @@ from medmeta.volumes.cohort import Cohort, open_cohort, patient_key
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.leaks import Leak, LeakReport, find_leaks
 from medmeta.volumes.plan import Plan, make_plan
-from medmeta.volumes.prepared import Prepared
+from medmeta.volumes.prepared import Prepared, prepare
 from medmeta.volumes.record import Volume
 from medmeta.volumes.restore import restore
 from medmeta.volumes.split import split_patients
@@ -26,6 +26,7 @@ __all__ = [
     "make_plan",
     "open_cohort",
     "patient_key",
+    "prepare",
     "restore",
     "split_patients",
 ]

@@ -164,6 +164,15 @@ def name(*parts: object) -> str:
     return hashlib.blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
 
 
+def write_once(file: Path, content: bytes) -> None:
+    """Write a small private file whole, unless another process has just done so."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".part-") as part:  # readable by its owner alone
+        part.write(content)
+        part.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(part.name, file)
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes that were killed left half-written an hour ago or longer."""
     for part in folder.glob(".part-*"):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.plan import Plan
+
+_TARGETS = 4096  # voxels of a target kept to centre crops on
 
 
 @dataclass(frozen=True)
@@ -28,3 +37,88 @@ class Prepared:
     patient: str
     tumour: str | None
     target: Tensor | None = None
+
+
+def prepare(
+    plan: Plan, image: Any, *, mask: Any = None, patient: str = "", tumour: str | None = None
+) -> Prepared:
+    """Apply the plan's transforms, the very ones a bundle gets, to an image that was read.
+
+    Args:
+        plan: the preprocessing.
+        image: MetaTensor ``(channel, x, y, z)`` with its RAS affine in mm, as ``load`` gives it.
+        mask: MetaTensor ``(1, x, y, z)`` of 0 and 1 on the image's grid, or None. A target that falls between
+            the plan's voxels keeps the one voxel that most of it lies nearest to.
+        patient: hashed key.
+        tumour: the tumour type.
+
+    Raises:
+        CohortError: where the channels are not as planned, or voxels are not finite.
+
+    Example:
+        >>> from monai.data import MetaTensor
+        >>> image = MetaTensor(torch.rand(1, 8, 8, 6), affine=torch.diag(torch.tensor([-1.0, 1.0, 2.0, 1.0])))
+        >>> prepare(Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1), image).image.shape
+        torch.Size([1, 8, 8, 11])
+    """
+    if image.shape[0] != plan.channels:
+        raise CohortError(
+            f"{plan.channels} channel(s), as planned",
+            found=f"{image.shape[0]}",
+            cure="Make a plan for this cohort, or give the channels the plan was made for.",
+        )
+    voxels, flat, affine = _apply(plan, image, mask)
+    if not bool(torch.isfinite(voxels).all()):
+        raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the volume.")
+    if flat is not None and bool(mask.any()) and not bool(flat.any()):
+        flat = _nearest(mask, affine, flat, plan.slice_axis)
+    return Prepared(voxels, flat, affine, patient, tumour, None if flat is None else _targets(flat))
+
+
+@functools.lru_cache(maxsize=16)
+def _steps(plan: Plan, masks: tuple[str, ...]) -> list[Callable[..., Any]]:
+    from monai.bundle import ConfigComponent
+
+    return [ConfigComponent(config=c).instantiate() for c in plan.transforms(("image",), masks=masks)]
+
+
+def _apply(plan: Plan, image: Any, mask: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Image, mask and affine on the plan's grid; the affine is that of three axes, in 2D too."""
+    data = {"image": image} if mask is None else {"image": image, "mask": mask}
+    affine = image.affine
+    for step in _steps(plan, () if mask is None else ("mask",)):
+        data = step(data)
+        if data["image"].affine.shape == (4, 4):
+            affine = data["image"].affine
+    voxels = data["image"].as_tensor().float().contiguous()
+    flat = None if mask is None else data["mask"].as_tensor()[0].to(torch.uint8)
+    return voxels, flat, torch.as_tensor(affine).double()
+
+
+def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tensor:
+    """The mask of a target that falls between the plan's voxels: the voxel that most of it lies nearest to.
+
+    Args:
+        mask: native mask, MetaTensor ``(1, x, y, z)``.
+        affine: ``(4, 4)`` of the plan's grid.
+        empty: ``(*voxel)`` all zero, on the plan's grid; stays so where the target lies outside.
+        slice_axis: the axis a plan in 2D has dropped.
+    """
+    voxels = mask.as_tensor()[0].nonzero().double()
+    world = torch.cat([voxels, torch.ones(len(voxels), 1, dtype=torch.float64)], 1) @ mask.affine.double().T
+    there = (world @ torch.linalg.inv(affine).T)[:, :3].round().long()
+    if empty.ndim == 2:
+        there = there[:, [axis for axis in range(3) if axis != slice_axis]]
+    size = torch.tensor(empty.shape)
+    there = there[((there >= 0) & (there < size)).all(1)]
+    filled = empty.clone()
+    if len(there):
+        seen, counts = there.unique(dim=0, return_counts=True)
+        filled[tuple(seen[counts.argmax()].tolist())] = 1
+    return filled
+
+
+def _targets(mask: Tensor) -> Tensor:
+    voxels = mask.nonzero().to(torch.int32)
+    step = -(-len(voxels) // _TARGETS) if len(voxels) > _TARGETS else 1
+    return voxels[::step].contiguous()

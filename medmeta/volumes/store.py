@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import secrets
 import shutil
 import threading
@@ -14,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from medmeta.errors import MedmetaError
@@ -22,13 +19,12 @@ from medmeta.volumes import entry
 from medmeta.volumes.cohort import patient_key
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
-from medmeta.volumes.prepared import Prepared
+from medmeta.volumes.prepared import Prepared, prepare
 from medmeta.volumes.reading import read_image, read_mask
 from medmeta.volumes.record import Volume
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_TARGETS = 4096  # voxels of a target kept to centre crops on
 _SPARE = 64 * 2**20  # bytes of disk left free
 
 
@@ -135,30 +131,10 @@ class Store:
     # -- making ----------------------------------------------------------------------------------
 
     def _prepare(self, volume: Volume) -> Prepared:
-        """Read, put on the plan's grid and check, without keeping."""
+        """Read and prepare, without keeping."""
         image = read_image(volume)
-        if image.shape[0] != self.plan.channels:
-            raise CohortError(
-                f"{self.plan.channels} channel(s), as planned",
-                found=f"{image.shape[0]}",
-                cure="Make a plan for this cohort, or give the channels the plan was made for.",
-            )
         mask = read_mask(volume, image)
-        done = apply(self.plan, {"image": image} if mask is None else {"image": image, "mask": mask})
-        voxels = done["image"]
-        if not bool(torch.isfinite(voxels).all()):
-            raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the volume.")
-        flat = done["mask"][0].to(torch.uint8) if mask is not None else None
-        if flat is not None and mask is not None and bool(mask.any()) and not bool(flat.any()):
-            flat = _nearest(mask, done["affine"], flat, self.plan.slice_axis)
-        return Prepared(
-            voxels.float().contiguous(),
-            flat,
-            done["affine"],
-            self.patient(volume),
-            volume.tumour,
-            None if flat is None else _targets(flat),
-        )
+        return prepare(self.plan, image, mask=mask, patient=self.patient(volume), tumour=volume.tumour)
 
     def _from_memory(self, volume: Volume) -> Prepared:
         with self._lock:
@@ -259,66 +235,9 @@ class Store:
         if self.folder is None:
             return secrets.token_hex(16)
         file = self.folder / "salt"
-        try:
-            with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-                out.write(secrets.token_hex(16))
-        except FileExistsError:
-            pass
+        if not file.exists():
+            entry.write_once(file, secrets.token_hex(16).encode())
         return file.read_text()
-
-
-@functools.lru_cache(maxsize=16)
-def _steps(plan: Plan, keys: tuple[str, ...], masks: tuple[str, ...]) -> list[Callable[..., Any]]:
-    """The plan's transforms, made from the very configuration a bundle gets."""
-    from monai.bundle import ConfigComponent
-
-    return [ConfigComponent(config=c).instantiate() for c in plan.transforms(keys, masks=masks)]
-
-
-def apply(plan: Plan, data: dict[str, Any]) -> dict[str, Any]:
-    """Apply the plan's transforms to MetaTensors ``image`` and, where there is one, ``mask``.
-
-    Returns:
-        Plain tensors under the same keys, and ``affine`` ``(4, 4)`` of the new grid.
-    """
-    masks = ("mask",) if "mask" in data else ()
-    keys = ("image",) if "image" in data else ()
-    affine = None
-    for step in _steps(plan, keys, masks):
-        data = step(data)
-        first = data[(*keys, *masks)[0]]
-        if first.affine.shape == (4, 4):
-            affine = first.affine
-    return {**{k: data[k].as_tensor() for k in (*keys, *masks)}, "affine": torch.as_tensor(affine).double()}
-
-
-def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tensor:
-    """The mask of a target that falls between the plan's voxels: the voxel that most of it lies nearest to.
-
-    Args:
-        mask: native mask, MetaTensor ``(1, x, y, z)``.
-        affine: ``(4, 4)`` of the plan's grid.
-        empty: ``(*voxel)`` all zero, on the plan's grid; stays so where the target lies outside.
-        slice_axis: the axis a plan in 2D has dropped.
-    """
-    voxels = mask.as_tensor()[0].nonzero().double()
-    world = torch.cat([voxels, torch.ones(len(voxels), 1, dtype=torch.float64)], 1) @ mask.affine.double().T
-    there = (world @ torch.linalg.inv(affine).T)[:, :3].round().long()
-    if empty.ndim == 2:
-        there = there[:, [axis for axis in range(3) if axis != slice_axis]]
-    size = torch.tensor(empty.shape)
-    there = there[((there >= 0) & (there < size)).all(1)]
-    filled = empty.clone()
-    if len(there):
-        seen, counts = there.unique(dim=0, return_counts=True)
-        filled[tuple(seen[counts.argmax()].tolist())] = 1
-    return filled
-
-
-def _targets(mask: Tensor) -> Tensor:
-    voxels = mask.nonzero().to(torch.int32)
-    step = -(-len(voxels) // _TARGETS) if len(voxels) > _TARGETS else 1
-    return voxels[::step].contiguous()
 
 
 def _bytes(made: Prepared) -> int:

@@ -190,3 +190,30 @@ def test_real_cohorts_without_dataset_json(shared_data: Path) -> None:
     assert (len(hippocampus.patients), hippocampus.tumours) == (98, ("label_1", "label_2"))
     chaos = open_cohort(shared_data / "volumes" / "nc" / "chaos_t2")
     assert (len(chaos.patients), len(chaos.tumours), chaos.problems) == (20, 4, ())
+
+
+def test_dicom_tree_of_the_sample_data(sample_data: Path) -> None:
+    listed = {v.patient: v for v in open_cohort(sample_data).volumes}
+    tree = open_cohort(sample_data / "dicom")
+    assert tree.layout == "dicom"
+    assert len(tree.volumes) >= 10
+    for volume in tree.volumes:
+        row = listed[volume.patient]
+        assert (volume.tumour, volume.mask, volume.image) == (row.tumour, row.mask, row.image)
+        assert volume.label == 1
+        assert volume.series
+    assert any("without a SEG or RTSTRUCT" in p for p in tree.problems)
+
+
+def test_rtstruct_names_its_rois(shared_data: Path) -> None:
+    tree = open_cohort(shared_data / "dicom" / "rtstruct")
+    assert "Heart" in tree.tumours
+    assert len({v.label for v in tree.volumes}) == len(tree.volumes) == 10
+
+
+def test_sample_data(sample_data: Path) -> None:
+    cohort = open_cohort(sample_data)
+    assert cohort.layout == "table"
+    assert cohort.problems == ()
+    assert len(cohort.tumours) >= 8
+    assert any(v.tumour is None for v in cohort.volumes)

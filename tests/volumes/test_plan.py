@@ -15,7 +15,17 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged
 
-from medmeta.volumes import CohortError, Plan, Store, Volume, load, make_plan, open_cohort, restore
+from medmeta.volumes import (
+    CohortError,
+    Plan,
+    Store,
+    Volume,
+    load,
+    make_plan,
+    open_cohort,
+    prepare,
+    restore,
+)
 
 
 def save(
@@ -176,8 +186,6 @@ signs = st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3)
 @settings(max_examples=40, deadline=None)
 def test_restore_undoes_any_orientation(order: list[int], sign: list[int], seed: int) -> None:
     """Labels go to the plan's grid and come back unchanged where the spacing is the same."""
-    from medmeta.volumes.store import apply
-
     random = np.random.default_rng(seed)
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[order] * sign
@@ -185,14 +193,13 @@ def test_restore_undoes_any_orientation(order: list[int], sign: list[int], seed:
     labels = torch.from_numpy((random.random((1, 6, 7, 5)) > 0.5).astype(np.float32))
     native = MetaTensor(labels, affine=torch.from_numpy(affine))
     plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
-    done = apply(plan, {"image": native, "mask": native})
-    assert torch.equal(restore(done["mask"], done["affine"], native, mode="nearest").as_tensor(), labels)
+    done = prepare(plan, native, mask=native)
+    assert done.mask is not None
+    assert torch.equal(restore(done.mask[None], done.affine, native, mode="nearest").as_tensor(), labels)
 
 
 def test_restore_of_an_oblique_grid_is_within_half_a_voxel() -> None:
     """A linear ramp in world coordinates keeps its value at every native voxel inside."""
-    from medmeta.volumes.store import apply
-
     angle = math.radians(12)
     affine = np.eye(4)
     affine[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
@@ -203,8 +210,8 @@ def test_restore_of_an_oblique_grid_is_within_half_a_voxel() -> None:
         torch.from_numpy(world[..., 0].astype(np.float32))[None], affine=torch.from_numpy(affine)
     )
     plan = Plan(3, (1.3, 1.3, 1.3), (8, 8, 8), 1, intensity="window", low=-99.0, high=99.0, mean=0.0, std=1.0)
-    done = apply(plan, {"image": native})
-    back = restore(done["image"], done["affine"], native)
+    done = prepare(plan, native)
+    back = restore(done.image, done.affine, native)
     error = (back.as_tensor() - native.as_tensor()).abs()[0, 3:-3, 3:-3, 2:-2]
     assert float(error.max()) < 0.05
 

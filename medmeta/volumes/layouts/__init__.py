@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from medmeta.volumes.layouts import datalist, decathlon, folders, table
+from medmeta.volumes.layouts import datalist, decathlon, dicom_tree, folders, table
 from medmeta.volumes.layouts.listing import CohortError, Listing
 
 __all__ = ["LAYOUTS", "CohortError", "Layout", "Listing"]
@@ -24,5 +24,6 @@ LAYOUTS: dict[str, Layout] = {
     "table": Layout(table.matches, table.read),
     "nnunet": Layout(decathlon.matches, decathlon.read),
     "datalist": Layout(datalist.matches, datalist.read),
+    "dicom": Layout(dicom_tree.matches, dicom_tree.read),
     "folders": Layout(folders.matches, folders.read),
 }
