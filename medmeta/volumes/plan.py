@@ -208,25 +208,31 @@ def make_plan(
         volumes: what to train on.
         spacing: mm along right, anterior, superior, instead of the median.
         patch: voxels of a crop, instead of one that fits the budget and the shape.
-        whole: plan whole volumes of one shape, to classify.
+        whole: plan whole volumes of one shape, to classify; where no spacing is given, it is made coarser
+            until ``patch`` (or 64 voxels an axis, 160 in 2D) holds nearly all of them.
 
     Raises:
         CohortError: where there is no volume, or the volumes are not alike (channels, 2D and 3D).
         VolumeError: where one cannot be read.
     """
     seen = fingerprint(volumes)
+    if patch is not None and len(patch) != seen.spatial_dims:
+        raise CohortError(
+            f"a patch of {seen.spatial_dims} numbers", found=str(len(patch)), cure="Give voxels an axis."
+        )
     grid = _spacing(seen) if spacing is None else _three(spacing)
     extent = seen.extent(grid, whole=whole)
     axes = [axis for axis in range(3) if seen.spatial_dims == 3 or axis != seen.slice_axis]
     shape = [extent[axis] for axis in axes]
-    if whole and patch is None:
-        scale = max(1.0, max(s / _CAP[seen.spatial_dims] for s in shape))
-        grid = tuple(g * scale for g in grid)  # coarser, the same for all: mm stay comparable
-        chosen = tuple(_up(s / scale) for s in shape)
-    elif patch is None:
-        chosen = _patch([grid[axis] for axis in axes], shape)
-    else:
+    if whole and spacing is None:
+        # coarser along all axes alike, and for all volumes alike, so that sizes stay comparable
+        held = patch or [min(_up(n), _CAP[seen.spatial_dims]) for n in shape]
+        scale = max(1.0, *(n / h for n, h in zip(shape, held, strict=True)))
+        grid, shape = tuple(round(g * scale, 4) for g in grid), [math.ceil(n / scale - 1e-6) for n in shape]
+    if patch is not None:
         chosen = tuple(int(p) for p in patch)
+    else:
+        chosen = tuple(map(_up, shape)) if whole else _patch([grid[axis] for axis in axes], shape)
     plan = Plan(
         seen.spatial_dims,
         (grid[0], grid[1], grid[2]),

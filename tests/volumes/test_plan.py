@@ -220,3 +220,13 @@ def test_plan_of_the_hippocampus(shared_data: Path) -> None:
     cohort = open_cohort(shared_data / "volumes" / "hippocampus")
     plan = make_plan(cohort.volumes)
     assert (plan.spacing, plan.patch, plan.intensity) == ((1.0, 1.0, 1.0), (32, 32, 32), "zscore")
+
+
+def test_a_smaller_shape_means_a_coarser_spacing(tmp_path: Path) -> None:
+    volumes = [Volume("p", (save(tmp_path, "a", noise((40, 40, 20))),), tumour="x")]
+    plan = make_plan(volumes, whole=True, patch=(16, 16, 16))
+    assert plan.patch == (16, 16, 16)
+    assert plan.spacing == (2.5, 2.5, 2.5)
+    assert make_plan(volumes, whole=True, patch=(16, 16, 16), spacing=(1, 1, 1)).spacing == (1.0, 1.0, 1.0)
+    with pytest.raises(CohortError, match="a patch of 3 numbers, found 2"):
+        make_plan(volumes, whole=True, patch=(16, 16))
