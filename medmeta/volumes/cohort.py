@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmeta.errors import nearest
@@ -55,14 +56,16 @@ class Cohort:
         return tuple(v for v in self.volumes if v.tumour in tumours)
 
 
-def open_cohort(path: str | Path, *, layout: str | None = None) -> Cohort:
-    """List the volumes of a folder in any of the layouts people already have; read no image yet.
+def open_cohort(path: str | Path, *, layout: str | None = None, patient: str | None = None) -> Cohort:
+    r"""List the volumes of a folder in any of the layouts people already have; read no image yet.
 
     Args:
         path: a folder, or the table or list file itself.
         layout: one of ``"table"`` (CSV/TSV with patient, image, mask, tumor), ``"nnunet"`` (Decathlon
             and nnU-Net), ``"datalist"`` (MONAI/Auto3DSeg JSON), ``"dicom"`` (a tree of series with SEG or
             RTSTRUCT), ``"folders"`` (a folder a class); None recognises it.
+        patient: regular expression whose first group (or whole match) is the patient in what the layout takes
+            for one, such as ``r"^(.*)_slice\d+$"`` where a file is a slice.
 
     Raises:
         CohortError: where the folder is missing, in no known layout, or without one usable volume.
@@ -71,7 +74,7 @@ def open_cohort(path: str | Path, *, layout: str | None = None) -> Cohort:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> (folder / "a.nii.gz").touch()
-        >>> _ = (folder / "cohort.csv").write_text("patient,image,mask,tumor\\np1,a.nii.gz,,glioma\\n")
+        >>> _ = (folder / "cohort.csv").write_text("patient,image,mask,tumor\np1,a.nii.gz,,glioma\n")
         >>> open_cohort(folder).tumours
         ('glioma',)
     """
@@ -82,12 +85,37 @@ def open_cohort(path: str | Path, *, layout: str | None = None) -> Cohort:
     if name not in LAYOUTS:
         raise CohortError("a known layout", found=repr(name), cure=nearest(name, LAYOUTS))
     listing = LAYOUTS[name].read(root)
+    if patient is not None:
+        _rename(listing, patient)
     if not listing.volumes:
         raise CohortError(
             f"at least one usable volume in the layout {name!r}", found=_none_found(listing), cure=_CURE[name]
         )
     folder = root if root.is_dir() else root.parent
     return Cohort(folder.resolve().name, tuple(listing.volumes), folder, tuple(listing.problems), name)
+
+
+def _rename(listing: Listing, pattern: str) -> None:
+    """Take each patient's key from the pattern's match in it."""
+    try:
+        rule = re.compile(pattern)
+    except re.error as error:
+        raise CohortError(
+            "a regular expression for the patient", found=str(error), cure="Correct the pattern."
+        ) from error
+    found = [rule.search(v.patient) for v in listing.volumes]
+    unmatched = sum(m is None for m in found)
+    if unmatched:
+        raise CohortError(
+            "a patient pattern that fits every volume",
+            found=f"{unmatched} of {len(found)} volumes it does not fit",
+            cure="Widen the pattern.",
+        )
+    listing.volumes = [
+        replace(v, patient=m.group(1) if m.re.groups and m.group(1) else m.group(0))
+        for v, m in zip(listing.volumes, found, strict=True)
+        if m is not None
+    ]
 
 
 _CURE = {

@@ -9,6 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medmeta.episodes import (
     Augment,
@@ -260,3 +262,71 @@ def test_prefetching_stops_when_closed_and_gives_errors_in_their_place(
         next(stream)
     with pytest.raises(CohortError, match="one that cannot"):
         next(stream)
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 14), st.sampled_from(["cyst", "glioma", "none"]), st.integers(0, 1)),
+    min_size=1,
+    max_size=40,
+    unique=True,
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Volume]:
+    folder = tmp_path_factory.mktemp("files")
+    return [patient(folder, f"f{i}", "x", shape=(8, 8, 8), seed=i) for i in range(2)]
+
+
+@given(rows, st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.booleans())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_cohort_gives_an_honest_episode_or_a_refusal(
+    files: list[Volume],
+    crops: Store,
+    whole: Store,
+    made: list[tuple[int, str, int]],
+    shot: int,
+    query: int,
+    seed: int,
+    segment: bool,
+) -> None:
+    """Patients with any volumes and types: never on both sides, never twice, never of two classes."""
+    volumes = [
+        replace(
+            files[f],
+            patient=f"p{p}",
+            tumour=None if t == "none" else t,
+            mask=files[f].mask if t != "none" else None,
+        )
+        for p, t, f in made
+    ]
+    names = ("glioma",) if segment else ("cyst", "glioma")
+    free = {n: {v.patient for v in volumes if v.tumour == n} for n in ("cyst", "glioma")}
+    if not segment:
+        both = free["cyst"] & free["glioma"]
+        free = {n: p - both for n, p in free.items()}
+    possible = all(len(free[n]) >= shot + query for n in names)
+    try:
+        task = (
+            segmentation_task(volumes, "glioma", crops)
+            if segment
+            else classification_task(volumes, names, whole)
+        )
+        drawn = task.episode(shot=shot, query=query, generator=seeded(seed))
+    except EpisodeError:
+        assert not possible
+        return
+    assert possible
+    sides = {"support": set(drawn.support.patients), "query": set(drawn.query.patients)}
+    assert not sides["support"] & sides["query"]
+    assert (len(sides["support"]), len(sides["query"])) == (shot * len(names), query * len(names))
+    store = crops if segment else whole
+    for n, name in enumerate(names):
+        keys = {store.patient(replace(files[0], patient=p)) for p in free[name]}
+        of_class = [
+            p
+            for side in (drawn.support, drawn.query)
+            for p, label in zip(side.patients, side.label, strict=True)
+            if segment or int(label) == n
+        ]
+        assert set(of_class) <= keys

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medmeta.volumes import CohortError, open_cohort
+from medmeta.volumes.layouts.labels import label_values
 
 
 def save(file: Path, voxels: np.ndarray) -> Path:
@@ -217,3 +218,38 @@ def test_sample_data(sample_data: Path) -> None:
     assert cohort.problems == ()
     assert len(cohort.tumours) >= 8
     assert any(v.tumour is None for v in cohort.volumes)
+
+
+def test_a_pattern_finds_the_patient_of_a_slice(tmp_path: Path) -> None:
+    for name in ("a_slice1", "a_slice2", "b_slice1"):
+        image(tmp_path / "imagesTr" / f"{name}.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{name}.nii.gz", [1])
+    assert open_cohort(tmp_path).patients == ("a_slice1", "a_slice2", "b_slice1")
+    assert open_cohort(tmp_path, patient=r"^(.*)_slice\d+$").patients == ("a", "b")
+    assert open_cohort(tmp_path, patient="^[ab]").patients == ("a", "b")
+    with pytest.raises(CohortError, match="1 of 3 volumes it does not fit"):
+        open_cohort(tmp_path, patient="^a")
+    with pytest.raises(CohortError, match="regular expression"):
+        open_cohort(tmp_path, patient="(")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "found"),
+    [
+        ([0, 3, 255], np.uint8, (3, 255)),
+        ([0, -1, 2], np.int16, (-1, 2)),
+        ([0, 1, 2], np.float32, (1, 2)),
+        ([0, 10**6, 5], np.int32, (5, 10**6)),
+        ([0, 0, 0], np.uint8, ()),
+    ],
+)
+def test_label_values(tmp_path: Path, values: list[int], dtype: type, found: tuple[int, ...]) -> None:
+    voxels = np.resize(np.array(values, dtype=dtype), (7, 6, 5))
+    assert label_values(save(tmp_path / "m.nii.gz", voxels)) == found
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_label_values_that_are_not_whole(tmp_path: Path, value: float) -> None:
+    voxels = np.full((4, 4, 4), value, dtype=np.float32)
+    with pytest.raises(ValueError, match="not whole numbers"):
+        label_values(save(tmp_path / "m.nii.gz", voxels))

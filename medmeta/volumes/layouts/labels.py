@@ -19,11 +19,26 @@ def label_values(path: Path) -> tuple[int, ...]:
     Raises:
         ValueError: where the mask holds anything but whole numbers, or is of a kind not known here.
     """
-    values = np.unique(_array(path))
-    whole = values.astype(np.int64)
-    if values.dtype.kind not in "biuf" or not np.array_equal(whole, values):
+    array = _array(path)
+    if array.dtype.kind not in "biuf":
         raise ValueError("values that are not whole numbers")
-    return tuple(int(v) for v in whole if v != 0)
+    # a slab at a time: whole masks of a hospital's CT would take gigabytes as 64-bit numbers
+    values: set[int] = set()
+    for slab in np.array_split(array, max(1, array.size // 2**22)) if array.ndim else ():
+        values.update(_whole(slab))
+    return tuple(sorted(values - {0}))
+
+
+def _whole(slab: np.ndarray) -> list[int]:
+    """The different values of a slab, counted rather than sorted where they are few."""
+    if slab.dtype.kind == "f" and not (np.isfinite(slab).all() and np.array_equal(slab, np.floor(slab))):
+        raise ValueError("values that are not whole numbers")
+    if not slab.size:
+        return []
+    low, high = int(slab.min()), int(slab.max())
+    if high - low > 2**16:
+        return np.unique(slab.astype(np.int64)).tolist()
+    return (np.flatnonzero(np.bincount(slab.ravel().astype(np.int64) - low)) + low).tolist()
 
 
 def _array(path: Path) -> np.ndarray:
