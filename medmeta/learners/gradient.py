@@ -62,6 +62,7 @@ class GradientLearner(nn.Module):
             inner = replace(inner, feature=feature_size(network))
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
+        self.places = places(network)
         self.head = nn.ParameterDict()
         if inner.rows and inner.feature:
             first = nn.Linear(inner.feature, inner.rows).to(like)
@@ -93,8 +94,8 @@ class GradientLearner(nn.Module):
         return rates_at(meta, self._moving_names(), step, self.inner.rate)
 
     def _feature(self, weights: Weights, image: Image, *, dense: bool) -> Feature:
-        body = {n[8:]: w for n, w in weights.items() if n.startswith("network.")}
-        output = functional_call(self.network, body, (image,))
+        body = {place: weights[f"network.{name}"] for place, name in self.places.items()}
+        output = functional_call(self.network, body, (image,), tie_weights=False)
         return features(output, tuple(image.shape[2:]), dense=dense)
 
     def _logits(self, moving: Weights, meta: Weights, image: Image, *, dense: bool) -> Logits:
@@ -354,6 +355,27 @@ _TENSORS: Mapping[str, Callable[[Piece], Tensor]] = {
     "weight": lambda piece: piece.share.weight,
     "lesion": lambda piece: piece.share.lesion,
 }
+
+
+def places(network: nn.Module) -> dict[str, str]:
+    """Name every place that holds a weight, and the weight it holds; tied weights have several places.
+
+    ``functional_call`` left to itself swaps a module that goes by two names (DynUNet's) twice, and leaves the
+    borrowed weights in it.
+
+    Example:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> tied = nn.ModuleDict({"a": layer, "b": nn.Linear(2, 2, bias=False), "c": layer})
+        >>> tied["b"].weight = layer.weight
+        >>> places(tied)
+        {'a.weight': 'a.weight', 'b.weight': 'a.weight'}
+    """
+    names = {id(weight): name for name, weight in network.named_parameters()}
+    return {
+        f"{path}.{name}" if path else name: names[id(weight)]
+        for path, module in network.named_modules()
+        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 def _together(episode: Episode) -> Examples:

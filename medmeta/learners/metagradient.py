@@ -10,7 +10,7 @@ saying so, and is not here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -34,6 +34,7 @@ class InnerLoop:
             et al. 2019, equation 2, for others).
         clip: longest slope of a step over all moving weights together; 0 for no limit.
         proximity: lambda of the pull back to the start, ``lambda / 2 |w - start|^2``, the start a constant.
+        slope: takes the slope of the support loss, by autograd unless inside ``vmap``.
 
     Example:
         One step of MAML on ``(w - 1)^2``, worked by hand: the loss is ``(1 - 2a)^2 (w - 1)^2``.
@@ -53,18 +54,17 @@ class InnerLoop:
     emphasis: Sequence[float] = ()
     clip: float = 0.0
     proximity: float = 0.0
+    slope: Callable[[InnerLoop, Weights, Weights, bool], Weights] = field(
+        default=lambda *given: autograd_slope(*given)
+    )
 
     def counts(self, step: int) -> float:
         """Weight of the query loss after ``step`` steps."""
         return self.emphasis[step] if self.emphasis else float(step == self.steps)
 
 
-Slope: TypeAlias = Callable[[InnerLoop, Weights, Weights, bool], Weights]
-"""Slope of the support loss by the moving weights; with True, one that can itself be differentiated."""
-
-
 def autograd_slope(loop: InnerLoop, moving: Weights, meta: Weights, graph: bool) -> Weights:
-    """Take the slope by ``torch.autograd``."""
+    """Take the slope of the support loss by ``torch.autograd``; with ``graph``, one that has a slope itself."""
     loss = loop.support(moving, meta)
     slopes = torch.autograd.grad(
         loss, list(moving.values()), create_graph=graph, allow_unused=True, materialize_grads=True
@@ -86,10 +86,9 @@ def step(
     *,
     graph: bool,
     anchor: Weights | None = None,
-    slope: Slope = autograd_slope,
 ) -> Weights:
     """Take one gradient step; with ``graph``, one that can itself be differentiated."""
-    slopes = slope(loop, moving, meta, graph)
+    slopes = loop.slope(loop, moving, meta, graph)
     if anchor is not None and loop.proximity:
         slopes = {n: s + loop.proximity * (moving[n] - anchor[n]) for n, s in slopes.items()}
     if loop.clip:
@@ -122,12 +121,12 @@ def meta_gradient(
         return total.detach(), _gradients([total], leaves)
 
 
-def run(loop: InnerLoop, meta: Weights, *, graph: bool, slope: Slope = autograd_slope) -> Tensor:
+def run(loop: InnerLoop, meta: Weights, *, graph: bool) -> Tensor:
     """Give the query loss of an inner loop as a function of the meta-parameters, with its graph."""
     # a view of its own for each: a step's slope by one moving weight must not run through another that was
     # computed from the same meta-parameter (a head made of prototypes); zeros must be differentiable, too
     moving = {
-        n: w.view_as(w) if w.requires_grad or slope is functional_slope else w.detach().requires_grad_()
+        n: w.view_as(w) if w.requires_grad or loop.slope is functional_slope else w.detach().requires_grad_()
         for n, w in loop.start(meta).items()
     }
     parts = []
@@ -135,7 +134,7 @@ def run(loop: InnerLoop, meta: Weights, *, graph: bool, slope: Slope = autograd_
         if loop.counts(index):
             parts.append(loop.counts(index) * loop.query(moving, meta))
         if index < loop.steps:
-            moving = step(loop, moving, meta, index, graph=graph, slope=slope)
+            moving = step(loop, moving, meta, index, graph=graph)
     return torch.stack(parts).sum()
 
 
@@ -155,7 +154,7 @@ def batched(
     """
 
     def task(weights: Weights, tensors: Any) -> Tensor:
-        return run(loop(tensors), weights, graph=order == "second", slope=functional_slope)
+        return run(replace(loop(tensors), slope=functional_slope), weights, graph=order == "second")
 
     plain = {n: w.detach() for n, w in meta.items()}
     each = torch.func.vmap(torch.func.grad_and_value(task), in_dims=(None, 0))

@@ -104,9 +104,7 @@ def test_segmenting_one_voxel_is_classifying(name: str, dims: int) -> None:
     assert other.shape == (*one.shape, *[1] * dims)
     close(one, other.reshape(one.shape), 1e-9)
     if name != "finetune-scratch":
-        losses = [
-            make(name, conv(dims), 2).backward([Episode(e, e)], scale=1.0) for e in (classify, segment)
-        ]
+        losses = [make(name, conv(dims), 2).backward([Episode(e, e)], scale=1.0) for e in (classify, segment)]
         close(losses[0], losses[1], 1e-9)
 
 
@@ -220,3 +218,35 @@ def test_dropout_does_not_make_adapting_random() -> None:
     image = vectors().image.double()
     assert torch.equal(learner.adapt(vectors())(image), learner.adapt(vectors())(image))
     assert network.training
+
+
+def test_a_network_whose_layers_go_by_two_names() -> None:
+    """DynUNet's do; and weights may be tied. Adapting must put back what it borrowed."""
+    spec = {
+        "_target_": "monai.networks.nets.DynUNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 4,
+        "kernel_size": [3, 3, 3],
+        "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2],
+        "filters": [4, 4, 4],
+    }
+    learner, task = create_learner("proto-maml", build(spec)), episode(lesions)
+    before = state(learner)
+    learner.backward([task], scale=1.0)
+    predictor = learner.adapt(task.support)
+    assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items() if n != "outer_steps")
+    assert all(isinstance(p, torch.nn.Parameter) for p in learner.network.parameters())
+    close(plain_network(predictor)(task.query.image), predictor(task.query.image), 1e-5)
+
+
+def test_tied_weights_stay_tied() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh(), torch.nn.Linear(5, 5)).double()
+    network[2].weight = network[0].weight
+    learner = create_learner("proto-maml", network)
+    learner.backward([episode(vectors)], scale=1.0)
+    adapted = learner.adapt(vectors()).network
+    assert adapted[2].weight is adapted[0].weight
+    assert not torch.equal(adapted[0].weight, network[0].weight)

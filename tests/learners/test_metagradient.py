@@ -1,0 +1,379 @@
+"""The meta-gradient against closed forms, finite differences and other people's engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medmeta.episodes.examples import Episode
+from medmeta.learners import create_learner
+from medmeta.learners import metagradient as engine
+from medmeta.learners.gradient import GradientLearner
+from medmeta.learners.metagradient import InnerLoop, Weights
+from medmeta.networks import build
+from tests.learners.tasks import close, episode, lesions, mlp, pictures, vectors
+
+RATE, PULL = 0.1, 0.7
+
+
+def symmetric(seed: int, size: int = 4) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    root = torch.randn(size, size, generator=g, dtype=torch.float64)
+    return root @ root.T / size + 0.3 * torch.eye(size, dtype=torch.float64)
+
+
+class Quadratic:
+    """Support loss (w - c)' A (w - c) / 2 and query loss (w - d)' B (w - d) / 2: everything is known."""
+
+    def __init__(self, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.a, self.b = symmetric(seed), symmetric(seed + 100)
+        self.c, self.d = (torch.randn(4, generator=g, dtype=torch.float64) for _ in range(2))
+
+    def loop(self, steps: int, **options: Any) -> InnerLoop:
+        def loss(matrix: Tensor, centre: Tensor) -> Any:
+            return lambda moving, meta: (moving["w"] - centre) @ matrix @ (moving["w"] - centre) / 2
+
+        return InnerLoop(
+            start=lambda meta: {"w": meta["w"]},
+            support=loss(self.a, self.c),
+            query=loss(self.b, self.d),
+            rate=lambda meta, step: {"w": RATE},
+            steps=steps,
+            **options,
+        )
+
+    def end(self, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Where the steps end, and its derivative by the start."""
+        shrink = torch.linalg.matrix_power(torch.eye(4, dtype=torch.float64) - RATE * self.a, steps)
+        return self.c + shrink @ (start - self.c), shrink
+
+
+START = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_quadratic_tasks_in_expectation(steps: int) -> None:
+    """MAML's, FOMAML's and Reptile's gradients, summed over tasks, equal those worked out by hand."""
+    tasks = [Quadratic(seed) for seed in range(5)]
+    wanted: dict[str, Tensor] = {n: torch.zeros_like(START) for n in ("second", "first", "reptile")}
+    found = {n: torch.zeros_like(START) for n in wanted}
+    for task in tasks:
+        end, shrink = task.end(START, steps)
+        slope = task.b @ (end - task.d)
+        wanted["second"] += shrink.T @ slope
+        wanted["first"] += slope
+        wanted["reptile"] += (torch.eye(4, dtype=torch.float64) - shrink) @ (START - task.c)
+        found["second"] += engine.meta_gradient(task.loop(steps), {"w": START}, order="second")[1]["w"]
+        found["first"] += engine.meta_gradient(task.loop(steps), {"w": START}, order="first")[1]["w"]
+        found["reptile"] += engine.reptile(task.loop(steps), {"w": START})[1]["w"]
+    for name in wanted:
+        close(found[name], wanted[name], 1e-12)
+
+
+def test_implicit_gradient_of_quadratic_tasks() -> None:
+    """At the bottom of the pulled-back support loss, iMAML is the derivative of where that bottom lies."""
+    for seed in range(3):
+        task, eye = Quadratic(seed), torch.eye(4, dtype=torch.float64)
+        turn = torch.linalg.inv(task.a + PULL * eye)
+        bottom = turn @ (task.a @ task.c + PULL * START)
+        wanted = PULL * turn @ task.b @ (bottom - task.d)
+        loop = task.loop(600, proximity=PULL)
+        loss, found = engine.implicit(loop, {"w": START})
+        close(found["w"], wanted, 1e-10)
+        close(loss, (bottom - task.d) @ task.b @ (bottom - task.d) / 2, 1e-10)
+
+
+def test_multi_step_loss_of_quadratic_tasks() -> None:
+    task, emphasis = Quadratic(1), (0.0, 0.3, 0.2, 0.5)
+    wanted = torch.zeros_like(START)
+    for step, weight in enumerate(emphasis):
+        end, shrink = task.end(START, step)
+        wanted += weight * shrink.T @ task.b @ (end - task.d)
+    for backend in ("loop", "recompute"):
+        loop = task.loop(3, emphasis=emphasis)
+        close(engine.meta_gradient(loop, {"w": START}, backend=backend)[1]["w"], wanted, 1e-12)
+
+
+# --- finite differences: the whole learner, in float64, along a random direction ---
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "UNet": {"channels": [4, 8], "strides": [2], "in_channels": 1, "out_channels": 3},
+    "SegResNet": {
+        "init_filters": 4,
+        "in_channels": 1,
+        "out_channels": 3,
+        "blocks_down": [1, 1],
+        "blocks_up": [1],
+        "norm": ["group", {"num_groups": 2}],
+    },
+    "BasicUNet": {"features": [4, 4, 4, 4, 4, 4], "in_channels": 1, "out_channels": 3},
+    "DynUNet": {
+        "in_channels": 1,
+        "out_channels": 3,
+        "kernel_size": [3, 3, 3],
+        "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2],
+        "filters": [4, 4, 4],
+        "norm_name": "instance",
+    },
+    "MedNeXt": {
+        "init_filters": 4,
+        "in_channels": 1,
+        "out_channels": 3,
+        "blocks_down": [1, 1],
+        "blocks_bottleneck": 1,
+        "blocks_up": [1, 1],
+    },
+    "DenseNet": {
+        "in_channels": 1,
+        "out_channels": 3,
+        "init_features": 4,
+        "growth_rate": 4,
+        "block_config": [2],
+        "norm": "instance",
+    },
+    "ViT": {
+        "in_channels": 1,
+        "patch_size": 8,
+        "hidden_size": 8,
+        "mlp_dim": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+        "classification": True,
+        "num_classes": 3,
+        "post_activation": None,
+    },
+}
+CLASSIFIERS = ("DenseNet", "ViT")
+
+
+def network(kind: str, dims: int, side: int) -> nn.Module:
+    if kind == "ViT":
+        pytest.importorskip("einops")
+    torch.manual_seed(0)
+    spec = {"_target_": f"monai.networks.nets.{kind}", "spatial_dims": dims, **NETWORKS[kind]}
+    if kind == "ViT":
+        spec["img_size"] = [side] * dims
+    return build(spec).double()
+
+
+def direction(learner: nn.Module) -> Weights:
+    g = torch.Generator().manual_seed(1)
+    return {n: torch.randn(w.shape, generator=g, dtype=w.dtype) for n, w in learner.named_parameters()}
+
+
+def value_at(learner: GradientLearner, task: Episode, way: Weights, far: float) -> float:
+    with torch.no_grad():
+        for name, weight in learner.named_parameters():
+            weight += far * way[name]
+    loss = float(learner.task_gradient(task)[0])
+    with torch.no_grad():
+        for name, weight in learner.named_parameters():
+            weight -= far * way[name]
+    return loss
+
+
+def slope_along(learner: GradientLearner, way: Weights) -> float:
+    slopes = {n: w.grad for n, w in learner.named_parameters()}
+    return sum(float((s * way[n]).sum()) for n, s in slopes.items() if s is not None)
+
+
+def check_second_order(kind: str, dims: int, backend: str) -> None:
+    side = 32 if kind == "BasicUNet" and dims == 2 else 16
+    make = pictures if kind in CLASSIFIERS else lesions
+    task = episode(make, n=2, side=side, dims=dims)
+    if kind == "BasicUNet" and dims == 3:
+        task = episode(make, n=1, side=side, dims=dims)
+    options: dict[str, Any] = {"steps": 2, "backend": backend, "rates": "step"}
+    learner = create_learner("proto-maml", network(kind, dims, side), **options)
+    assert isinstance(learner, GradientLearner)
+    learner.backward([task], scale=1.0)
+    way = direction(learner)
+    far = 1e-8  # below 1e-6 no ReLU changes sides any more
+    measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
+    found = slope_along(learner, way)
+    assert abs(found - measured) <= 1e-5 * max(abs(measured), 2e-2), (found, measured)
+
+
+SMALL = [
+    ("UNet", 2, "loop"),
+    ("UNet", 2, "recompute"),
+    ("UNet", 2, "batched"),
+    ("UNet", 3, "recompute"),
+    ("SegResNet", 2, "recompute"),
+    ("BasicUNet", 2, "batched"),
+    ("DynUNet", 2, "batched"),
+    ("MedNeXt", 2, "recompute"),
+    ("DenseNet", 2, "batched"),
+    ("ViT", 2, "loop"),
+    ("ViT", 2, "batched"),
+]
+LARGE = [(k, d, b) for k in NETWORKS for d in (2, 3) for b in ("loop", "recompute", "batched")]
+
+
+@pytest.mark.parametrize(("kind", "dims", "backend"), SMALL)
+def test_second_order_is_the_finite_difference(kind: str, dims: int, backend: str) -> None:
+    check_second_order(kind, dims, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "dims", "backend"), [row for row in LARGE if row not in SMALL])
+def test_second_order_is_the_finite_difference_everywhere(kind: str, dims: int, backend: str) -> None:
+    check_second_order(kind, dims, backend)
+
+
+def constant_slopes(learner: GradientLearner, task: Episode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeze the slopes of the inner steps at what they are now: what first order differentiates."""
+    kept: list[Weights] = []
+    real = learner.inner_loop
+
+    def record(loop: InnerLoop, moving: Weights, meta: Weights, graph: bool) -> Weights:
+        kept.append(engine.autograd_slope(loop, moving, meta, graph))
+        return kept[-1]
+
+    monkeypatch.setattr(learner, "inner_loop", lambda *given: replace(real(*given), slope=record))
+    learner.task_gradient(task)
+    steps, count = len(kept), iter(range(10**6))
+
+    def replay(loop: InnerLoop, moving: Weights, meta: Weights, graph: bool) -> Weights:
+        return kept[next(count) % steps]
+
+    monkeypatch.setattr(learner, "inner_loop", lambda *given: replace(real(*given), slope=replay))
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+@pytest.mark.parametrize("kind", ["UNet", "DynUNet", "DenseNet"])
+def test_first_order_is_the_finite_difference_with_slopes_held(
+    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = episode(pictures if kind in CLASSIFIERS else lesions, n=2)
+    options: dict[str, Any] = {"steps": 2, "rates": "step", "order": "first", "backend": backend}
+    learner = create_learner("proto-maml", network(kind, 2, 16), **options)
+    assert isinstance(learner, GradientLearner)
+    learner.backward([task], scale=1.0)
+    way, far = direction(learner), 1e-8
+    found = slope_along(learner, way)
+    constant_slopes(learner, task, monkeypatch)
+    measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
+    assert abs(found - measured) <= 1e-5 * max(abs(measured), 2e-2), (found, measured)
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "maml", "anil", "meta-sgd", "maml++"])
+def test_backends_agree(name: str) -> None:
+    tasks = [episode(vectors, n=6), Episode(vectors(6, seed=7), vectors(6, seed=8))]
+    gradients = []
+    for backend in ("loop", "recompute", "batched"):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"backend": backend, "clip": 0.5, "anneal": 0}
+        if create_learner(name, mlp()).options["head"] == "learned":
+            options["way"] = 3
+        learner = create_learner(name, mlp(), **options)
+        losses = learner.backward(tasks, scale=0.5)
+        gradients.append([losses] + [p.grad for p in learner.parameters()])
+    for other in gradients[1:]:
+        for one, two in zip(gradients[0], other, strict=True):
+            close(one, two, 1e-12)
+
+
+# --- other people's engines ---
+
+
+def maml(name: str, **options: Any) -> GradientLearner:
+    torch.manual_seed(0)
+    learner = create_learner(name, mlp(), way=3, steps=3, rate=0.2, **options)
+    assert isinstance(learner, GradientLearner)
+    return learner
+
+
+def whole_network(learner: GradientLearner) -> nn.Sequential:
+    last = nn.Linear(4, 3).double()
+    last.load_state_dict({"weight": learner.head["weight"], "bias": learner.head["bias"]})
+    network = nn.Sequential(*build_copy(learner.network), last)
+    return network
+
+
+def build_copy(network: nn.Module) -> list[nn.Module]:
+    copy = mlp(seed=5)
+    copy.load_state_dict(network.state_dict())
+    return list(copy.children())
+
+
+def ours(learner: GradientLearner, task: Episode) -> list[Tensor]:
+    learner.backward([task], scale=1.0)
+    found = [p.grad for p in learner.network.parameters()]
+    found += [learner.head["weight"].grad, learner.head["bias"].grad]
+    return [f for f in found if f is not None]
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "anil", "meta-sgd"])
+def test_higher_gives_the_same_gradient(name: str) -> None:
+    higher = pytest.importorskip("higher")
+    learner, task = maml(name), episode(vectors, n=6)
+    if name == "meta-sgd":
+        with torch.no_grad():
+            for p in learner.rate.values():
+                p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
+    network = whole_network(learner)
+    moving = list(network.children())[-1] if name == "anil" else network
+    groups = [{"params": [p]} for p in moving.parameters()]
+    optimiser = torch.optim.SGD(groups, lr=0.2)
+    names = [f"network/{n.replace('.', '/')}" for n, _ in learner.network.named_parameters()] + [
+        "head/weight",
+        "head/bias",
+    ]
+    rates = [0.2] * len(groups)
+    if name == "meta-sgd":
+        rates = [0.2 * torch.exp(10 * learner.rate[n][0].detach()).requires_grad_() for n in names]
+    # anil: only the head's slopes are taken; the body gets its gradient from the query alone
+    with higher.innerloop_ctx(
+        network,
+        optimiser,
+        track_higher_grads=name != "fomaml",
+        copy_initial_weights=False,
+        override={"lr": rates},
+    ) as (fast, descent):
+        for _ in range(3):
+            descent.step(F.cross_entropy(fast(task.support.image.double()), task.support.label))
+        loss = F.cross_entropy(fast(task.query.image.double()), task.query.label)
+        if name == "fomaml":
+            wanted = torch.autograd.grad(loss, list(fast.parameters()))
+        else:
+            wanted = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+            slopes = torch.autograd.grad(loss, rates) if name == "meta-sgd" else []
+    for one, other in zip(ours(learner, task), wanted, strict=True):
+        close(one, other, 1e-10)
+    if name == "meta-sgd":
+        for n, rate, slope in zip(names, rates, slopes, strict=True):
+            close(learner.rate[n].grad[0], slope * rate.detach() * 10, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "anil"])
+def test_torchopt_gives_the_same_gradient(name: str) -> None:
+    torchopt = pytest.importorskip("torchopt")
+    learner, task = maml(name), episode(vectors, n=6)
+    network = whole_network(learner)
+    start = dict(network.named_parameters())
+    moves = [n for n in start if name != "anil" or n.startswith("3.")]
+    descent = torchopt.sgd(lr=0.2)
+    fast = {n: start[n] for n in moves}
+    memory = descent.init(fast)
+
+    def loss_of(weights: Weights, side: Any) -> Tensor:
+        out = torch.func.functional_call(network, {**start, **weights}, (side.image.double(),))
+        return F.cross_entropy(out, side.label)
+
+    for _ in range(3):
+        slopes = torch.autograd.grad(
+            loss_of(fast, task.support), list(fast.values()), create_graph=name != "fomaml"
+        )
+        updates, memory = descent.update(dict(zip(fast, slopes, strict=True)), memory, inplace=False)
+        fast = torchopt.apply_updates(fast, updates, inplace=False)
+    wanted = torch.autograd.grad(loss_of(fast, task.query), list(start.values()))
+    for one, other in zip(ours(learner, task), wanted, strict=True):
+        close(one, other, 1e-10)
