@@ -30,6 +30,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 from monai.bundle import ConfigComponent  # noqa: E402
 from monai.data import CacheDataset, PersistentDataset  # noqa: E402
+from monai.networks.nets import UNet  # noqa: E402
 from monai.transforms import (  # noqa: E402
     Compose,
     EnsureChannelFirstd,
@@ -39,7 +40,7 @@ from monai.transforms import (  # noqa: E402
     SpatialPadd,
 )
 
-from medmeta.episodes import Task, generator_of, segmentation_task  # noqa: E402
+from medmeta.episodes import Episode, Task, TaskSource, generator_of, prefetch, segmentation_task  # noqa: E402
 from medmeta.volumes import Plan, Store, make_plan, open_cohort  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "volumes"
@@ -162,6 +163,39 @@ def tiny(folder: Path) -> Path:
     return folder / "tiny"
 
 
+def network_share(cohort: Path, plan: Plan, folder: Path, steps: int) -> float:
+    """Share of a training step that is the network, episodes drawn ahead; on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    opened = open_cohort(cohort)
+    store = Store(plan, folder)
+    store.fill(opened.volumes)
+    source = TaskSource(opened.volumes, store, shot=SHOT, query=QUERY, crops=CROPS)
+    dims = plan.spatial_dims
+    network = UNet(dims, plan.channels, 2, (8, 16, 32), (2, 2), num_res_units=1).to(device)
+    optimiser = torch.optim.Adam(network.parameters())
+
+    def step(episode: Episode) -> None:
+        logits = network(torch.cat([episode.support.image, episode.query.image]).to(device))
+        labels = torch.cat([episode.support.label, episode.query.label]).to(device)
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    fixed = [source[i] for i in range(4)]
+    for episode in fixed:
+        step(episode)
+    start = time.perf_counter()
+    for i in range(steps):
+        step(fixed[i % 4])
+    alone = time.perf_counter() - start
+    start = time.perf_counter()
+    for episode in prefetch(source, range(steps)):
+        step(episode)
+    return alone / (time.perf_counter() - start)
+
+
 def compare(cohort: Path, rounds: int, count: int) -> dict[str, Any]:
     """All sides on one cohort."""
     plan = make_plan(open_cohort(cohort).volumes)
@@ -172,12 +206,14 @@ def compare(cohort: Path, rounds: int, count: int) -> dict[str, Any]:
             speed(draw, 0, 5)
         runs = [{kind: speed(d, 1000 * r, count) for kind, d in draws.items()} for r in range(rounds)]
         held = {kind: memory(kind, cohort, plan, folder) for kind in SIDES}
+        share = network_share(cohort, plan, folder / "store", 4 * rounds)
     middle = {kind: statistics.median(run[kind] for run in runs) for kind in SIDES}
     ratio = {kind: statistics.median(run["store"] / run[kind] for run in runs) for kind in SIDES}
     return {
         "cohort": cohort.name,
         "patch": list(plan.patch),
         "patches_an_episode": (SHOT + QUERY) * CROPS,
+        "network_share_of_a_step": round(share, 3),
         "rows": {
             kind: {
                 "episodes_per_second": round(middle[kind], 1),
@@ -201,6 +237,8 @@ def show(result: dict[str, Any]) -> None:
             f"{kind:20}{row['episodes_per_second']:12.1f}{row['store_is_times_as_fast']:9.2f}×{row['MB']:9.1f}"
             + (f"{share:12.1%}" if share is not None else f"{'':>12}")
         )
+
+    print(f"a training step of a small UNet is {result['network_share_of_a_step']:.0%} network")
 
 
 def main() -> int:

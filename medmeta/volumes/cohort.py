@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medmeta.errors import nearest
 from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 
@@ -56,7 +57,9 @@ class Cohort:
         return tuple(v for v in self.volumes if v.tumour in tumours)
 
 
-def open_cohort(path: str | Path, *, layout: str | None = None, patient: str | None = None) -> Cohort:
+def open_cohort(
+    path: str | Path, *, layout: str | None = None, patient: str | None = None, track: Track = silent
+) -> Cohort:
     r"""List the volumes of a folder in any of the layouts people already have; read no image yet.
 
     Args:
@@ -66,6 +69,7 @@ def open_cohort(path: str | Path, *, layout: str | None = None, patient: str | N
             RTSTRUCT), ``"folders"`` (a folder a class); None recognises it.
         patient: regular expression whose first group (or whole match) is the patient in what the layout takes
             for one, such as ``r"^(.*)_slice\d+$"`` where a file is a slice.
+        track: shows progress, ``track(items, description=, total=)``.
 
     Raises:
         CohortError: where the folder is missing, in no known layout, or without one usable volume.
@@ -84,7 +88,7 @@ def open_cohort(path: str | Path, *, layout: str | None = None, patient: str | N
     name = layout or _recognise(root)
     if name not in LAYOUTS:
         raise CohortError("a known layout", found=repr(name), cure=nearest(name, LAYOUTS))
-    listing = LAYOUTS[name].read(root)
+    listing = LAYOUTS[name].read(root, track)
     if patient is not None:
         _rename(listing, patient)
     if not listing.volumes:

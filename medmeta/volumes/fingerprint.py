@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image, read_mask
 from medmeta.volumes.record import Volume
 
@@ -85,7 +86,7 @@ class Fingerprint:
         )
 
 
-def fingerprint(volumes: Sequence[Volume]) -> Fingerprint:
+def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerprint:
     """Look at up to 64 images of a cohort, evenly taken from the list.
 
     Raises:
@@ -101,7 +102,8 @@ def fingerprint(volumes: Sequence[Volume]) -> Fingerprint:
             "the same number of channels in every volume", found=str(counts), cure="Split the cohort."
         )
     step = max(1, math.ceil(len(images) / _SAMPLE))
-    looks = [_look(v) for v in images[::step]]
+    chosen = images[::step]
+    looks = [_look(v) for v in track(chosen, description="looking at images", total=len(chosen))]
     return Fingerprint(
         np.array([look[0] for look in looks]),
         np.array([look[1] for look in looks]),

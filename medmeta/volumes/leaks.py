@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate
 
 from medmeta.errors import MedmetaError
 from medmeta.volumes.cohort import Cohort
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image
 
 # Side of the thumbnail, coefficients kept an axis, and the power of the frequency they are weighted by (a
@@ -74,7 +75,7 @@ class _Look:
     spectrum: np.ndarray
 
 
-def find_leaks(cohorts: Sequence[Cohort], *, track: Callable[..., Iterable[Any]] | None = None) -> LeakReport:
+def find_leaks(cohorts: Sequence[Cohort], *, track: Track = silent) -> LeakReport:
     """Compare all volumes of some cohorts (splits of one, or several sources) with each other.
 
     Pairs under one patient's key within one cohort are as they should be and are left out. Near-duplicates
@@ -96,11 +97,8 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Callable[..., Iterable[Any]]
         ['same-patient']
     """
     places = _places(cohorts)
-    items: Iterable[Any] = places.items()
-    if track is not None:
-        items = track(items, description="comparing volumes", total=len(places))
     looks, problems = [], []
-    for _, where in items:
+    for where in track(places.values(), description="comparing volumes", total=len(places)):
         look = _look(cohorts, where)
         if isinstance(look, str):
             problems.append(look)

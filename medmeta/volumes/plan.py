@@ -11,6 +11,7 @@ from typing import Any
 
 from medmeta.volumes.fingerprint import Fingerprint, fingerprint
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 VERSION = 1
@@ -196,6 +197,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     patch: Sequence[int] | None = None,
     whole: bool = False,
+    track: Track = silent,
 ) -> Plan:
     """Decide the preprocessing from the volumes' fingerprint; give it training volumes only.
 
@@ -210,12 +212,13 @@ def make_plan(
         patch: voxels of a crop, instead of one that fits the budget and the shape.
         whole: plan whole volumes of one shape, to classify; where no spacing is given, it is made coarser
             until ``patch`` (or 64 voxels an axis, 160 in 2D) holds nearly all of them.
+        track: shows progress, ``track(items, description=, total=)``.
 
     Raises:
         CohortError: where there is no volume, or the volumes are not alike (channels, 2D and 3D).
         VolumeError: where one cannot be read.
     """
-    seen = fingerprint(volumes)
+    seen = fingerprint(volumes, track=track)
     if patch is not None and len(patch) != seen.spatial_dims:
         raise CohortError(
             f"a patch of {seen.spatial_dims} numbers", found=str(len(patch)), cure="Give voxels an axis."

@@ -7,10 +7,9 @@ import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -20,21 +19,16 @@ from medmeta.volumes.cohort import patient_key
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
 from medmeta.volumes.prepared import Prepared, prepare
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image, read_mask
 from medmeta.volumes.record import Volume
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _SPARE = 64 * 2**20  # bytes of disk left free
 
 
 class StoreError(MedmetaError):
     """A store that cannot be filled or read."""
-
-
-def silent(items: Iterable[_T], **_: Any) -> Iterable[_T]:
-    """A progress bar that shows nothing."""
-    return items
 
 
 class Store:
@@ -107,9 +101,7 @@ class Store:
         sizes = [_bytes(self._prepare(v)) for v in list(volumes)[::step][:8]]
         return max(sizes) * len(volumes)
 
-    def fill(
-        self, volumes: Sequence[Volume], *, workers: int = 2, track: Callable[..., Iterable[Any]] = silent
-    ) -> None:
+    def fill(self, volumes: Sequence[Volume], *, workers: int = 2, track: Track = silent) -> None:
         """Prepare all volumes now.
 
         Args:

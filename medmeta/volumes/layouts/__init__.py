@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from medmeta.volumes.layouts import datalist, decathlon, dicom_tree, folders, table
 from medmeta.volumes.layouts.listing import CohortError, Listing
+from medmeta.volumes.progress import Track
 
 __all__ = ["LAYOUTS", "CohortError", "Layout", "Listing"]
 
@@ -16,7 +17,7 @@ class Layout(NamedTuple):
     """How a layout is recognised and read."""
 
     matches: Callable[[Path], bool]
-    read: Callable[[Path], Listing]
+    read: Callable[[Path, Track], Listing]
 
 
 # in the order they are tried: the most explicit first

@@ -8,6 +8,7 @@ from typing import Any
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
 from medmeta.volumes.layouts.listing import Listing, free_or, read_json, stem
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 _SECTIONS = ("training", "validation")
@@ -26,7 +27,7 @@ def matches(path: Path) -> bool:
     return find(path) is not None
 
 
-def read(path: Path) -> Listing:
+def read(path: Path, track: Track = silent) -> Listing:
     """Read the sections ``training`` and ``validation``; paths are relative to the JSON file.
 
     ``label`` is the path of a mask (to segment) or a class, by its name or as a number that ``labels``
@@ -44,7 +45,7 @@ def read(path: Path) -> Listing:
         for entry in about.get(section) or []:
             number += 1
             _add(listing, cases, entry, root, number, classes, modalities(about))
-    per_label(listing, cases, names or counted_names(cases), what="masked entry")
+    per_label(listing, cases, names or counted_names(cases), what="masked entry", track=track)
     return listing
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
 from medmeta.volumes.layouts.listing import Listing, image_files, read_json, stem
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -21,7 +22,7 @@ def matches(path: Path) -> bool:
     return (path / "imagesTr").is_dir() or (path / "dataset.json").is_file()
 
 
-def read(path: Path) -> Listing:
+def read(path: Path, track: Track = silent) -> Listing:
     """Read the training cases, one volume a case and label.
 
     Names of the labels come from ``dataset.json`` (either way round: ``{"1": "edema"}`` as in the Decathlon,
@@ -30,7 +31,7 @@ def read(path: Path) -> Listing:
     listing = Listing()
     about = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
     cases = _listed(path, about, listing) if about.get("training") else _found(path, about, listing)
-    per_label(listing, cases, label_names(about) or counted_names(cases))
+    per_label(listing, cases, label_names(about) or counted_names(cases), track=track)
     return listing
 
 

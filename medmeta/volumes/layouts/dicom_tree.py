@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.volumes.layouts.listing import Listing, free_or
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 _MASKS = frozenset({"SEG", "RTSTRUCT"})
@@ -44,7 +45,7 @@ def matches(path: Path) -> bool:
     )
 
 
-def read(path: Path) -> Listing:
+def read(path: Path, track: Track = silent) -> Listing:
     """Read all headers; one volume for each segment (or ROI) and the series it refers to.
 
     The tumour type is the segment's property type in words, else its label; an ROI's name. The patient is
@@ -54,7 +55,8 @@ def read(path: Path) -> Listing:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values of odd form in fields that are not used here
         with ThreadPoolExecutor(8) as pool:
-            headers = [h for h in pool.map(_read, files) if h is not None]
+            tracked = track(pool.map(_read, files), description="reading headers", total=len(files))
+            headers = [h for h in tracked if h is not None]
         series: dict[str, list[_Header]] = {}
         for header in headers:
             if header.text("Modality") not in _NOT_IMAGES:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 _MASK = re.compile(r"[_\-. ]?(mask|seg|segmentation|label)s?$", re.IGNORECASE)
@@ -17,7 +18,7 @@ def matches(path: Path) -> bool:
     return len(_classes(path)) >= 2
 
 
-def read(path: Path) -> Listing:
+def read(path: Path, track: Track = silent) -> Listing:
     """Read one class a folder; a folder called ``none``, ``normal``, ``healthy`` … is free of any tumour.
 
     Below a class lies a file a patient, or a folder a patient: with image files (each a volume, or DICOM:

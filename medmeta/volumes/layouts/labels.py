@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medmeta.volumes.layouts.listing import Listing
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 
@@ -91,7 +92,12 @@ def counted_names(cases: Sequence[Volume]) -> dict[int, str]:
 
 
 def per_label(
-    listing: Listing, cases: Sequence[Volume], names: Mapping[int, str], *, what: str = "case"
+    listing: Listing,
+    cases: Sequence[Volume],
+    names: Mapping[int, str],
+    *,
+    what: str = "case",
+    track: Track = silent,
 ) -> None:
     """Add one volume for each case and each label its mask holds; None as tumour where it holds none.
 
@@ -99,10 +105,12 @@ def per_label(
         listing: where volumes and problems go.
         cases: one volume a case, ``tumour`` unset.
         names: name of each label value; values without a name are left out, named as a problem.
+        track: shows progress.
         what: how the layout calls a case, for the problems.
     """
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(_values, [case.mask for case in cases]))
+        values_of = pool.map(_values, [case.mask for case in cases])
+        found = list(track(values_of, description="reading masks", total=len(cases)))
     unnamed: set[int] = set()
     for number, (case, values) in enumerate(zip(cases, found, strict=True), start=1):
         if isinstance(values, str):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medmeta.errors import nearest
 from medmeta.volumes.layouts.listing import CohortError, Listing, free_or, stem
+from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 _NAMES = {
@@ -36,7 +37,7 @@ def matches(path: Path) -> bool:
     return find(path) is not None
 
 
-def read(path: Path) -> Listing:
+def read(path: Path, track: Track = silent) -> Listing:
     """Read every row; paths are relative to the table, channels of an image are separated by ``;``.
 
     A row that cannot be used becomes a problem, "row 3: …", and the others are kept.
