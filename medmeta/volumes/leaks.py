@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ from medmeta.volumes.reading import read_image
 _SIDE = 32
 _KEPT = {2: 16, 3: 12}
 _WEIGHT = {2: 1.5, 3: 1.0}
+_ROWS = 512  # images compared with all others at once
 _FEWEST, _SURE = 0.75, 0.9  # no pair below is reported; every pair above is
 
 
@@ -98,12 +101,13 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Track = silent) -> LeakRepor
     """
     places = _places(cohorts)
     looks, problems = [], []
-    for where in track(places.values(), description="comparing volumes", total=len(places)):
-        look = _look(cohorts, where)
-        if isinstance(look, str):
-            problems.append(look)
-        else:
-            looks.append(look)
+    with ThreadPoolExecutor(4) as pool:
+        done = pool.map(functools.partial(_look, cohorts), places.values())
+        for look in track(done, description="comparing volumes", total=len(places)):
+            if isinstance(look, str):
+                problems.append(look)
+            else:
+                looks.append(look)
     pairs = [*_same_patient(cohorts), *_same_voxels(looks), *_alike(looks)]
     seen: dict[tuple[Any, Any], Leak] = {}
     for leak in pairs:  # the surest kind of a pair comes first
@@ -192,41 +196,56 @@ def _alike(looks: Sequence[_Look]) -> Iterator[Leak]:
         group = [look for look in looks if look.spectrum.ndim == axes and look.spectrum.any()]
         if len(group) < 2:
             continue
-        likeness = _likeness(np.stack([look.spectrum for look in group]))
-        counts = np.triu(likeness >= _thresholds(likeness), 1)
-        for row, column in np.argwhere(counts):
+        for row, column, similarity in _pairs(np.stack([look.spectrum for look in group])):
             a, b = group[row], group[column]
             if _apart(a, b):
-                yield Leak("near-duplicate", a.where, b.where, float(min(likeness[row, column], 1.0)))
+                yield Leak("near-duplicate", a.where, b.where, min(similarity, 1.0))
 
 
-def _likeness(spectra: np.ndarray) -> np.ndarray:
-    """Largest correlation of each pair over flips (the sign of odd coefficients) and, in 2D, transposes."""
-    axes = spectra.ndim - 1
-    flat = spectra.reshape(len(spectra), -1)
-    best = np.full((len(spectra), len(spectra)), -1.0, dtype=np.float32)
-    sign = (-1.0) ** np.arange(spectra.shape[1], dtype=np.float32)
-    for flips in itertools.product((False, True), repeat=axes):
-        turned = spectra
-        for axis in np.flatnonzero(flips):
-            turned = turned * sign.reshape([-1 if a == axis + 1 else 1 for a in range(axes + 1)])
-        for variant in (turned, turned.transpose(0, 2, 1)) if axes == 2 else (turned,):
-            np.maximum(best, flat @ variant.reshape(flat.shape).T, out=best)
-    return best
+def _pairs(spectra: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs that count, and their likeness.
 
-
-def _thresholds(likeness: np.ndarray) -> np.ndarray:
-    """From where each pair counts: six robust deviations above what is usual for both, within 0.75 and 0.9.
-
-    Usual for an image is its likeness to the 40 that are most like it (all heads look alike, more than a head
-    and a liver do).
+    A pair counts six robust deviations above what is usual for both of its images, within 0.75 and 0.9. Usual
+    for an image is its likeness to the 40 that are most like it (all heads look alike, more than a head and
+    a liver do).
     """
-    others = len(likeness) - 1
+    usual = np.empty(len(spectra))
+    found: list[tuple[int, int, float]] = []
+    for first in range(0, len(spectra), _ROWS):
+        likeness = _likeness(spectra[first : first + _ROWS], spectra)
+        own = np.arange(len(likeness))
+        likeness[own, own + first] = -1.0
+        usual[first : first + _ROWS] = _usual(likeness)
+        rows, columns = np.nonzero(likeness >= _FEWEST)
+        later = columns > rows + first
+        values = likeness[rows[later], columns[later]]
+        found += zip((rows[later] + first).tolist(), columns[later].tolist(), values.tolist(), strict=True)
+    return [(a, b, value) for a, b, value in found if value >= max(usual[a], usual[b])]
+
+
+def _usual(likeness: np.ndarray) -> np.ndarray:
+    """From where a pair stands out, for each row."""
+    others = likeness.shape[1] - 1
     if others < 9:  # fewer than 10 images say nothing of what is usual
-        return np.full(likeness.shape, _SURE)
-    near = np.sort(likeness - 2 * np.eye(len(likeness)), axis=1)[:, -min(others, 40) :]
+        return np.full(len(likeness), _SURE)
+    kept = min(others, 40)
+    near = np.partition(likeness, -kept, axis=1)[:, -kept:]
     z = np.arctanh(np.clip(near, -0.999999, 0.999999))
     median = np.median(z, axis=1, keepdims=True)
     far = median[:, 0] + 6 * 1.4826 * np.median(np.abs(z - median), axis=1)
-    own = np.clip(np.tanh(far), _FEWEST, _SURE)
-    return np.maximum(own[:, None], own[None])
+    return np.clip(np.tanh(far), _FEWEST, _SURE)
+
+
+def _likeness(some: np.ndarray, spectra: np.ndarray) -> np.ndarray:
+    """Largest correlation of each pair over flips (the sign of odd coefficients) and, in 2D, transposes."""
+    axes = spectra.ndim - 1
+    flat = spectra.reshape(len(spectra), -1)
+    best = np.full((len(some), len(spectra)), -1.0, dtype=np.float32)
+    sign = (-1.0) ** np.arange(spectra.shape[1], dtype=np.float32)
+    for flips in itertools.product((False, True), repeat=axes):
+        turned = some
+        for axis in np.flatnonzero(flips):
+            turned = turned * sign.reshape([-1 if a == axis + 1 else 1 for a in range(axes + 1)])
+        for variant in (turned, turned.transpose(0, 2, 1)) if axes == 2 else (turned,):
+            np.maximum(best, variant.reshape(len(some), -1) @ flat.T, out=best)
+    return best
