@@ -1,0 +1,305 @@
+"""What a DICOM file says of its slices, read without its pixels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.quiet import quiet
+from medmeta.volumes.tags import first, items, number, numbers, raw, text, texts, whole
+from medmeta.volumes.units import Unit, unit_of
+
+SEG, LABELMAP_SEG = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+MASKS = frozenset({SEG, LABELMAP_SEG, RTSTRUCT})
+_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One plane of an image.
+
+    Args:
+        frame: index within the file's frames.
+        position: centre of the first voxel (mm, LPS), ``()`` where absent.
+        orientation: direction along a row and along a column (LPS), ``()`` where absent.
+        spacing: distance between rows and between columns (mm), ``()`` where absent.
+        thickness: SpacingBetweenSlices, else SliceThickness (mm), or None.
+        slope, intercept: of the rescaling to real values.
+        stack: StackID of an enhanced file.
+        echo, time, direction, component: what tells two images of one position apart.
+        moment: times that may well differ between slices of one volume, and tell doubled ones apart.
+    """
+
+    frame: int = 0
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    thickness: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    stack: str = ""
+    echo: tuple = ()
+    time: tuple = ()
+    direction: tuple = ()
+    component: tuple = ()
+    moment: tuple = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """One DICOM file.
+
+    Args:
+        path: the file.
+        pixel_bytes: length of the pixel data as claimed; -1 where encapsulated, None where absent.
+        bytes_left: bytes of the file from the pixel data on; None where unknown (deflated).
+        slices: its planes.
+        unit: what rescaled values mean.
+        patient: identifier with its issuer; raw, so for memory only.
+        warnings: what a reader of the pixels should know.
+    """
+
+    path: Path
+    sop_class: str
+    sop_instance: str
+    series: str
+    patient: str
+    frame_of_reference: str
+    modality: str
+    description: str
+    syntax: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    frames: int
+    pixel_bytes: int | None
+    bytes_left: int | None
+    slices: tuple[Slice, ...]
+    unit: Unit
+    tilt: float = 0.0
+    transformed: bool = False
+    multiframe: bool = False
+    segmented: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the file is a segmentation or a set of contours."""
+        return self.sop_class in MASKS
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do, with or without the preamble."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(140)
+    except OSError:
+        return False
+    if start[128:132] == b"DICM":
+        return True
+    # without preamble: the first element is of group 0002 or 0008 and its length or VR makes sense
+    return start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\0" and start[2:3] in b"\0\1\5\x08\x16"
+
+
+def read_header(path: Path) -> Header | None:
+    """Read one file's header; None where the file is DICOM but no image, segmentation or contour set.
+
+    Raises:
+        VolumeError: where the file is gone, is no DICOM or cannot be parsed.
+    """
+    try:
+        with open(path, "rb") as file, quiet():
+            ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            pixel_bytes, left = _pixels(file, ds)
+            return header_of(ds, path, pixel_bytes, left)
+    except FileNotFoundError:
+        raise VolumeError("not-found", found="nothing", where=path) from None
+    except (VolumeError, MemoryError):
+        raise
+    except (InvalidDicomError, OSError) as error:
+        raise VolumeError("unreadable", found=type(error).__name__, where=path) from None
+    except Exception as error:  # noqa: BLE001 - a damaged header can raise anything in the parser
+        raise VolumeError("bad-header", found=f"{type(error).__name__} on parsing", where=path) from None
+
+
+def _pixels(file: object, ds: Dataset) -> tuple[int | None, int | None]:
+    """Claimed and available length of the pixel data behind the place where reading stopped."""
+    if _syntax(ds) == "1.2.840.10008.1.2.1.99":  # deflated: the place is one of the inflated stream
+        return 0, None
+    here, end = file.tell(), os.fstat(file.fileno()).st_size  # type: ignore[attr-defined]
+    start = file.read(12)  # type: ignore[attr-defined]
+    little = ds.original_encoding[1] is not False
+    order = "little" if little else "big"
+    group, element = (int.from_bytes(start[i : i + 2], order) for i in (0, 2))  # type: ignore[arg-type]
+    if (group << 16 | element) not in _PIXELS:
+        return None, 0
+    if start[4:6].isalpha():
+        size, length = 12, int.from_bytes(start[8:12], order)  # type: ignore[arg-type]
+    else:
+        size, length = 8, int.from_bytes(start[4:8], order)  # type: ignore[arg-type]
+    return (-1 if length == 0xFFFFFFFF else length), max(0, end - here - size)
+
+
+def _syntax(ds: Dataset) -> str:
+    meta = getattr(ds, "file_meta", None)
+    found = text(meta, 0x00020010) if meta is not None else ""
+    if found:
+        return found
+    implicit, little = ds.original_encoding
+    if not little:
+        return "1.2.840.10008.1.2.2"
+    return "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1"
+
+
+def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None) -> Header | None:
+    """The header of a parsed file; see ``read_header``."""
+    sop_class = text(ds, 0x00080016)
+    is_image = raw(ds, 0x00280010) is not None
+    if sop_class not in MASKS and not is_image:
+        return None
+    patient, issuer = text(ds, 0x00100020), text(ds, 0x00100021)
+    multiframe = bool(items(ds, 0x52009230)) and sop_class not in MASKS
+    return Header(
+        path=path,
+        sop_class=sop_class,
+        sop_instance=text(ds, 0x00080018),
+        series=text(ds, 0x0020000E),
+        patient=f"{patient}^{issuer}" if patient else "",
+        frame_of_reference=text(ds, 0x00200052) or _structure_frame(ds),
+        modality=text(ds, 0x00080060).upper(),
+        description=text(ds, 0x0008103E),
+        syntax=_syntax(ds),
+        image_type=tuple(part.upper() for part in texts(ds, 0x00080008)),
+        rows=whole(ds, 0x00280010),
+        columns=whole(ds, 0x00280011),
+        samples=whole(ds, 0x00280002, 1),
+        photometric=text(ds, 0x00280004).upper(),
+        bits_allocated=whole(ds, 0x00280100),
+        bits_stored=whole(ds, 0x00280101),
+        high_bit=whole(ds, 0x00280102, whole(ds, 0x00280101) - 1),
+        signed=whole(ds, 0x00280103) == 1,
+        frames=whole(ds, 0x00280008, 1),
+        pixel_bytes=pixel_bytes,
+        bytes_left=left,
+        slices=frame_slices(ds) if multiframe else _classic(ds),
+        unit=unit_of(ds),
+        tilt=number(ds, 0x00181120) or 0.0,
+        transformed=bool(items(ds, 0x00283000)),
+        multiframe=multiframe,
+        segmented=_referenced(ds) if sop_class in MASKS else (),
+        warnings=_warnings(ds, sop_class),
+    )
+
+
+def _warnings(ds: Dataset, sop_class: str) -> tuple[str, ...]:
+    found = []
+    if text(ds, 0x00280301).upper() == "YES":
+        found.append("burned-in annotation: names or dates may stand in the pixels")
+    if sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or text(ds, 0x00080064):
+        found.append("secondary capture: text may stand in the pixels")
+    if text(ds, 0x00080060).upper() in ("US", "IVUS"):
+        found.append("ultrasound: names or dates may stand in the pixels")
+    return tuple(found)
+
+
+def _structure_frame(ds: Dataset) -> str:
+    """The frame of reference of contours, named in a sequence of its own."""
+    frame = first(ds, 0x30060010)
+    return text(frame, 0x00200052) if frame is not None else ""
+
+
+def _referenced(ds: Dataset) -> tuple[str, ...]:
+    """Series that a segmentation or a contour set was drawn on."""
+    found = [text(item, 0x0020000E) for item in items(ds, 0x00081115)]
+    for frame in items(ds, 0x30060010):
+        for study in items(frame, 0x30060012):
+            found += [text(series, 0x0020000E) for series in items(study, 0x30060014)]
+    return tuple(dict.fromkeys(uid for uid in found if uid))
+
+
+def _classic(ds: Dataset) -> tuple[Slice, ...]:
+    one = Slice(
+        position=numbers(ds, 0x00200032),
+        orientation=numbers(ds, 0x00200037),
+        spacing=numbers(ds, 0x00280030),
+        thickness=number(ds, 0x00180088) or number(ds, 0x00180050),
+        slope=_or(number(ds, 0x00281053), 1.0),
+        intercept=_or(number(ds, 0x00281052), 0.0),
+        echo=(_rounded(number(ds, 0x00180081)), text(ds, 0x00180086)),
+        time=(text(ds, 0x00200100),),
+        direction=(number(ds, 0x00189087), *numbers(ds, 0x00189089), text(ds, 0x0019100C)),
+        component=(texts(ds, 0x00080008)[2:4], text(ds, 0x00089208)),
+        moment=tuple(text(ds, t) for t in (0x00181060, 0x00200012, 0x00541300, 0x00080032, 0x00080033)),
+    )
+    return (one,)
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _rounded(value: float | None) -> float | None:
+    """An echo time to 1 %: repeated slices of one echo differ in the last digits on some scanners."""
+    return None if value is None else float(f"{value:.2g}")
+
+
+# functional groups: sequence, and what is taken from it
+_POSITION, _ORIENTATION, _MEASURES = 0x00209113, 0x00209116, 0x00289110
+_TRANSFORM, _CONTENT, _ECHO, _DIFFUSION = 0x00289145, 0x00209111, 0x00189114, 0x00189117
+_TYPES = (0x00189226, 0x00189329, 0x00189751, 0x00209529)
+
+
+def frame_slices(ds: Dataset) -> tuple[Slice, ...]:
+    """One slice a frame; a group that is not in the frame is taken from the shared ones."""
+    shared = _groups(first(ds, 0x52009229), Slice(component=(texts(ds, 0x00080008)[2:4], "")))
+    frames = items(ds, 0x52009230)
+    return tuple(replace(_groups(frame, shared), frame=index) for index, frame in enumerate(frames))
+
+
+def _groups(ds: Dataset | None, known: Slice) -> Slice:
+    if ds is None:
+        return known
+    found: dict[str, object] = {}
+    if (group := first(ds, _POSITION)) is not None:
+        found["position"] = numbers(group, 0x00200032)
+    if (group := first(ds, _ORIENTATION)) is not None:
+        found["orientation"] = numbers(group, 0x00200037)
+    if (group := first(ds, _MEASURES)) is not None:
+        found["spacing"] = numbers(group, 0x00280030)
+        found["thickness"] = number(group, 0x00180088) or number(group, 0x00180050)
+    if (group := first(ds, _TRANSFORM)) is not None:
+        found["slope"] = _or(number(group, 0x00281053), 1.0)
+        found["intercept"] = _or(number(group, 0x00281052), 0.0)
+    found.update(_told_apart(ds))
+    return replace(known, **found)  # type: ignore[arg-type]
+
+
+def _told_apart(ds: Dataset) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if (group := first(ds, _CONTENT)) is not None:
+        found["time"] = (whole(group, 0x00209128),)
+        found["stack"] = text(group, 0x00209056)
+        found["moment"] = (text(group, 0x00189074), text(group, 0x00189151), whole(group, 0x00209156))
+    if (group := first(ds, _ECHO)) is not None:
+        found["echo"] = (_rounded(number(group, 0x00189082)), "")
+    if (group := first(ds, _DIFFUSION)) is not None:
+        gradient = first(group, 0x00189076)
+        way = numbers(gradient, 0x00189089) if gradient is not None else ()
+        found["direction"] = (number(group, 0x00189087), *way, text(group, 0x00189075))
+    for tag in _TYPES:
+        if (group := first(ds, tag)) is not None:
+            found["component"] = (texts(group, 0x00089007)[2:4], text(group, 0x00089208))
+    return found

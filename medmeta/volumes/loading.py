@@ -1,0 +1,325 @@
+"""``load`` and ``load_mask``: a file, folder or zip to a MetaTensor in patient space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmeta.volumes import masks, seg
+from medmeta.volumes.archive import unpacked
+from medmeta.volumes.dicom_header import RTSTRUCT, Header, is_dicom, read_header
+from medmeta.volumes.dicom_read import read_stack
+from medmeta.volumes.dicom_series import Series, choose, files_below, find_series, group
+from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.keys import process_key
+from medmeta.volumes.metaimage import read_metaimage
+from medmeta.volumes.nifti import read_nifti
+from medmeta.volumes.nrrd_file import read_nrrd
+from medmeta.volumes.picture import read_npz, read_picture
+from medmeta.volumes.preflight import preflight
+from medmeta.volumes.scan import MAX_VOXELS, Scan, spacing
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+_LOG = logging.getLogger("medmeta.volumes")
+
+READERS: dict[str, Callable[..., Scan]] = {
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
+    ".nrrd": read_nrrd,
+    ".nhdr": read_nrrd,
+    ".mha": read_metaimage,
+    ".mhd": read_metaimage,
+    ".png": read_picture,
+    ".jpg": read_picture,
+    ".jpeg": read_picture,
+    ".npz": read_npz,
+}
+PICTURES = (".png", ".jpg", ".jpeg", ".npz")
+
+
+def load(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    modality: str | None = None,
+    description: str | None = None,
+    max_voxels: int = MAX_VOXELS,
+) -> MetaTensor:
+    """Read one volume: right, or not at all.
+
+    Args:
+        path: a NIfTI, NRRD, MetaImage, PNG, JPEG or npz file; a DICOM file; a folder or zip of DICOM.
+        series: SeriesInstanceUID, or the short key that ``inspect`` shows, where there are several.
+        modality: ``"CT"``, ``"MR"`` …: choose the series of it.
+        description: regular expression looked for in SeriesDescription.
+        max_voxels: refuse a volume larger than this.
+
+    Returns:
+        MetaTensor ``(channel, x, y, z)`` float32 in stored orientation; ``.affine`` voxel index to RAS mm;
+        ``.meta["unit"]`` (``"HU"``, ``"SUV"``, ``"stored"`` …, ``""`` where unknown), ``.meta["spacing"]``
+        (mm),
+        and keys of the frame of reference and of the series that mean nothing outside this process.
+
+    Raises:
+        VolumeError: with a stable ``.code``, one for each reason not to read.
+
+    Example:
+        >>> import tempfile, nibabel
+        >>> file = Path(tempfile.mkdtemp()) / "scan.nii.gz"
+        >>> nibabel.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 3, 1])).to_filename(file)
+        >>> image = load(file)
+        >>> tuple(image.shape), image.meta["spacing"]
+        ((1, 4, 5, 6), (1.0, 1.0, 3.0))
+    """
+    scan = read(path, series=series, modality=modality, description=description, max_voxels=max_voxels)
+    for warning in scan.warnings:
+        _LOG.warning("%s: %s", Path(path).name, warning)
+    return tensor(scan)
+
+
+def read(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    modality: str | None = None,
+    description: str | None = None,
+    max_voxels: int = MAX_VOXELS,
+) -> Scan:
+    """As ``load``, giving a ``Scan`` of NumPy arrays with its warnings; see there."""
+    path = Path(path)
+    if not path.exists():
+        raise VolumeError("not-found", found="nothing", where=path)
+    options = {"key": series, "modality": modality, "description": description}
+    if path.is_dir():
+        return _folder(path, path, options, max_voxels)
+    if path.name.lower().endswith(".zip"):
+        with unpacked(path) as folder:
+            return _folder(folder, path, options, max_voxels)
+    reader = READERS.get(suffix(path))
+    if reader is not None:
+        return reader(path, max_voxels=max_voxels)
+    if not is_dicom(path):
+        raise VolumeError("not-a-volume", found="another kind of file", where=path)
+    return read_stack(preflight(_one(path).headers), max_voxels=max_voxels)
+
+
+def suffix(path: Path) -> str:
+    """The suffix that says the kind of file, both parts of ``.nii.gz``.
+
+    Example:
+        >>> suffix(Path("a.b/scan.1.NII.gz"))
+        '.nii.gz'
+    """
+    low = path.name.lower()
+    return ".nii.gz" if low.endswith(".nii.gz") else Path(low).suffix
+
+
+def _one(path: Path) -> Series:
+    header = read_header(path)
+    if header is None:
+        raise VolumeError("not-an-image", found="a DICOM object without an image", where=path)
+    return Series(header.series, (header,))
+
+
+def _folder(folder: Path, named: Path, options: dict[str, str | None], max_voxels: int) -> Scan:
+    """A folder of DICOM, or of one file of another kind."""
+    found = find_series(folder)
+    if not found:
+        others = [file for file in files_below(folder) if suffix(file) in READERS]
+        if len(others) == 1:
+            return READERS[suffix(others[0])](others[0], max_voxels=max_voxels)
+        if others:
+            raise VolumeError(
+                "several-volumes", found=f"{len(others)} files", where=named, cure="Name one of the files."
+            )
+        raise VolumeError("not-a-volume", found="no image", where=named)
+    chosen = choose(found, named, **options)
+    return read_stack(preflight(chosen.headers), max_voxels=max_voxels)
+
+
+def tensor(scan: Scan) -> MetaTensor:
+    """A scan as MONAI's MetaTensor, with nothing in ``meta`` that tells of the patient."""
+    import torch
+    from monai.data import MetaTensor
+
+    array = scan.array
+    native = array.dtype.newbyteorder("=")
+    values = torch.from_numpy(np.array(array, dtype=native) if array.dtype != np.float32 else _own(array))
+    meta = {"unit": scan.unit, "spacing": spacing(scan.affine), "frame": scan.frame, "series": scan.series}
+    return MetaTensor(values.float(), affine=torch.from_numpy(scan.affine.copy()), meta=meta)
+
+
+def _own(array: NDArray) -> NDArray:
+    """The array in native byte order and writable (a view into a file's bytes is not)."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.flags.writeable else array.copy()
+
+
+# -- masks ----------------------------------------------------------------------------------------------
+
+
+def load_mask(
+    path: str | Path,
+    *,
+    like: Any,
+    label: int | str | None = None,
+    resample: bool = False,
+) -> MetaTensor:
+    """Read a mask onto the grid of its image.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage, PNG or npz; DICOM SEG or RTSTRUCT, or a folder or zip with one of them.
+        like: the image, a MetaTensor ``(channel, x, y, z)`` that ``load`` gave, or another with an affine.
+        label: value, segment number, or name of the segment or contour to take: 1 there and 0 elsewhere.
+        resample: accept a mask of another grid and take its nearest label at each voxel (a note is logged).
+
+    Returns:
+        MetaTensor ``(1, x, y, z)`` float32 of whole numbers, with the affine of ``like``.
+
+    Raises:
+        VolumeError: where the mask is of another grid or frame of reference, not of whole numbers, empty, or
+            without the label.
+
+    Example:
+        >>> import tempfile, nibabel
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("image", "mask"):
+        ...     image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4))
+        ...     image.to_filename(folder / f"{name}.nii")
+        >>> mask = load_mask(folder / "mask.nii", like=load(folder / "image.nii"), label=1)
+        >>> int(mask.sum())
+        120
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    affine = np.asarray(like.affine, dtype=np.float64)
+    shape = tuple(int(n) for n in like.shape[1:])
+    if affine.shape != (4, 4) or len(shape) != 3:
+        raise VolumeError("other-grid", found=f"an image of {len(shape)} axes", where=path)
+    found, _ = read_mask(Path(path), affine, shape, _meta(like), label, resample=resample)
+    meta = {**_meta(like), "unit": ""}
+    return MetaTensor(torch.from_numpy(found[None].astype(np.float32)), affine=like.affine.clone(), meta=meta)
+
+
+def _meta(like: Any) -> dict[str, Any]:
+    about = getattr(like, "meta", {})
+    kept = {key: about.get(key, "") for key in ("frame", "series")}
+    return {**kept, "spacing": spacing(np.asarray(like.affine, dtype=np.float64))}
+
+
+def read_mask(
+    path: Path,
+    like: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    about: dict[str, Any],
+    label: int | str | None = None,
+    *,
+    resample: bool = False,
+) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """A mask on the grid ``like`` and the names of its values, where the file gives some.
+
+    Args:
+        path: see ``load_mask``.
+        like: affine of the image, RAS mm.
+        shape: ``(x, y, z)`` of the image.
+        about: keys ``frame`` and ``series`` of the image.
+        label: see ``load_mask``.
+        resample: see ``load_mask``.
+    """
+    if not path.exists():
+        raise VolumeError("not-found", found="nothing", where=path)
+    if path.is_dir():
+        return _from_folder(path, path, like, shape, about, label, resample)
+    if path.name.lower().endswith(".zip"):
+        with unpacked(path) as folder:
+            return _from_folder(folder, path, like, shape, about, label, resample)
+    reader = READERS.get(suffix(path))
+    if reader is None:
+        return _from_dicom(path, like, shape, about, label, resample)
+    scan = reader(path)
+    values = masks.whole_numbers(scan.array[0], path, picture=suffix(path) in PICTURES)
+    if isinstance(label, str):
+        raise VolumeError("missing-label", found="values without names", where=path, cure="Give a number.")
+    values = masks.choose_label(values, label, path)
+    placed = masks.on_grid(values, scan, like, shape, path, resample=resample)
+    if resample and placed is not values:
+        _LOG.info("%s: nearest labels on the image's grid", path.name)
+        masks.choose_label(placed, None, path)
+    return placed, {}
+
+
+def _from_folder(
+    folder: Path,
+    named: Path,
+    like: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    about: dict[str, Any],
+    label: int | str | None,
+    resample: bool,
+) -> tuple[NDArray[np.int32], dict[int, str]]:
+    found = [header.path for series in find_series(folder) for header in series.headers if header.is_mask]
+    found += [file for file in files_below(folder) if suffix(file) in READERS]
+    if len(found) != 1:
+        raise VolumeError("several-masks", found=f"{len(found)} masks", where=named)
+    return read_mask(found[0], like, shape, about, label, resample=resample)
+
+
+def _from_dicom(
+    path: Path,
+    like: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    about: dict[str, Any],
+    label: int | str | None,
+    resample: bool,
+) -> tuple[NDArray[np.int32], dict[int, str]]:
+    header = read_header(path) if is_dicom(path) else None
+    if header is None or not header.is_mask:
+        found = "an image" if header is not None else "another kind of file"
+        raise VolumeError("not-a-volume", found=found, where=path, cure="Name a mask.")
+    _of_this_patient(header, about)
+    if header.sop_class == RTSTRUCT:
+        from medmeta.volumes.rtstruct import draw, read_contours
+
+        regions = read_contours(path)
+        names = {region.number: region.name for region in regions}
+        number = _numbered(label, names, path)
+        mask = draw([r for r in regions if number in (None, r.number)], like, shape, path)
+    else:
+        read_in = seg.read_seg(path, header)
+        names = {segment.number: segment.name for segment in read_in.segments}
+        every = {s.number: (s.name, s.label, s.kind) for s in read_in.segments}
+        number = _numbered(label, every, path)
+        chosen = None if number is None else [number]
+        mask = seg.land(read_in, like, shape, chosen, resample=resample)
+    return masks.choose_label(mask, number, path), names
+
+
+def _numbered(label: int | str | None, names: dict[int, Any], path: Path) -> int | None:
+    if label is None or isinstance(label, int):
+        return label
+    fitting = [
+        number
+        for number, called in names.items()
+        if label.lower() in [name.lower() for name in ([called] if isinstance(called, str) else called)]
+    ]
+    if len(fitting) != 1:
+        raise VolumeError("missing-label", found=f"{len(fitting)} segments called {label!r}", where=path)
+    return fitting[0]
+
+
+def _of_this_patient(header: Header, about: dict[str, Any]) -> None:
+    """The mask lives in the image's frame of reference."""
+    frame = process_key(header.frame_of_reference)
+    if about.get("frame") and frame and frame != about["frame"]:
+        raise VolumeError("other-frame", found="another one", where=header.path)
+
+
+__all__ = ["group", "load", "load_mask", "read", "read_mask", "tensor"]
