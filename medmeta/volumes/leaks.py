@@ -29,7 +29,8 @@ _SIDE = 32
 _KEPT = {2: 16, 3: 12}
 _WEIGHT = {2: 1.5, 3: 1.0}
 _ROWS = 512  # images compared with all others at once
-_FEWEST, _SURE = 0.75, 0.9  # no pair below is reported; every pair above is
+# no pair below is reported, every pair above is; volumes have no neighbouring slices to find
+_FEWEST, _SURE = {2: 0.75, 3: 0.85}, 0.9
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Track = silent) -> LeakRepor
     Pairs under one patient's key within one cohort are as they should be and are left out. Near-duplicates
     are found on a perceptual hash, the frequency-weighted low DCT coefficients of a thumbnail in patient
     space (after Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"), under
-    all flips, and transposed in 2D. A pair counts from a similarity of 0.9, or from 0.75 where it stands far
-    out among the likenesses of both.
+    all flips, and transposed in 2D. A pair counts from a similarity of 0.9, or from 0.75 (0.85 in 3D)
+    where it stands far out among the likenesses of both.
 
     Args:
         cohorts: one or more.
@@ -205,25 +206,25 @@ def _alike(looks: Sequence[_Look]) -> Iterator[Leak]:
 def _pairs(spectra: np.ndarray) -> list[tuple[int, int, float]]:
     """Pairs that count, and their likeness.
 
-    A pair counts six robust deviations above what is usual for both of its images, within 0.75 and 0.9. Usual
-    for an image is its likeness to the 40 that are most like it (all heads look alike, more than a head and
-    a liver do).
+    A pair counts six robust deviations above what is usual for both of its images, within the bounds
+    above. Usual for an image is its likeness to the 40 that are most like it (all heads look alike, more
+    than a head and a liver do).
     """
-    usual = np.empty(len(spectra))
+    usual, fewest = np.empty(len(spectra)), _FEWEST[spectra.ndim - 1]
     found: list[tuple[int, int, float]] = []
     for first in range(0, len(spectra), _ROWS):
         likeness = _likeness(spectra[first : first + _ROWS], spectra)
         own = np.arange(len(likeness))
         likeness[own, own + first] = -1.0
-        usual[first : first + _ROWS] = _usual(likeness)
-        rows, columns = np.nonzero(likeness >= _FEWEST)
+        usual[first : first + _ROWS] = _usual(likeness, fewest)
+        rows, columns = np.nonzero(likeness >= fewest)
         later = columns > rows + first
         values = likeness[rows[later], columns[later]]
         found += zip((rows[later] + first).tolist(), columns[later].tolist(), values.tolist(), strict=True)
     return [(a, b, value) for a, b, value in found if value >= max(usual[a], usual[b])]
 
 
-def _usual(likeness: np.ndarray) -> np.ndarray:
+def _usual(likeness: np.ndarray, fewest: float) -> np.ndarray:
     """From where a pair stands out, for each row."""
     others = likeness.shape[1] - 1
     if others < 9:  # fewer than 10 images say nothing of what is usual
@@ -233,7 +234,7 @@ def _usual(likeness: np.ndarray) -> np.ndarray:
     z = np.arctanh(np.clip(near, -0.999999, 0.999999))
     median = np.median(z, axis=1, keepdims=True)
     far = median[:, 0] + 6 * 1.4826 * np.median(np.abs(z - median), axis=1)
-    return np.clip(np.tanh(far), _FEWEST, _SURE)
+    return np.clip(np.tanh(far), fewest, _SURE)
 
 
 def _likeness(some: np.ndarray, spectra: np.ndarray) -> np.ndarray:
