@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.loading import load, load_mask
 from medmeta.volumes.record import Volume
 
 
@@ -17,8 +18,6 @@ def read_image(volume: Volume) -> Any:
         VolumeError: where a file cannot be read right.
         CohortError: where the channels are not on one grid.
     """
-    from medmeta.volumes import load
-
     channels = [load(path, series=volume.series) for path in volume.image]
     first = channels[0]
     for number, other in enumerate(channels[1:], start=2):
@@ -43,25 +42,14 @@ def read_mask(volume: Volume, like: Any) -> Any:
     All zero for a patient free of every target, None where a tumour is named without a mask.
 
     Raises:
-        VolumeError: where the mask cannot be read or does not fit.
-        CohortError: where the mask does not hold the label asked for.
+        VolumeError: where the mask cannot be read, does not fit, is empty or lacks the label.
     """
+    if volume.tumour is None:
+        return _of(like, torch.zeros(like.shape[1:])[None])
     if volume.mask is None:
-        return None if volume.tumour else _of(like, torch.zeros(like.shape[1:])[None])
-    from medmeta.volumes import load_mask
-
-    values = load_mask(volume.mask, like=like)
-    mask = values.as_tensor().long()
-    target = mask > 0 if volume.label is None else mask == volume.label
-    if volume.tumour and not bool(target.any()):
-        held = sorted(set(mask.unique().tolist()) - {0})
-        wanted = "a label" if volume.label is None else f"label {volume.label}"
-        raise CohortError(
-            f"{wanted} for {volume.tumour!r} in the mask",
-            found=f"the values {held}" if held else "an empty mask",
-            cure="Correct the mask or the label, or leave the tumour empty for a patient without one.",
-        )
-    return _of(like, target.float())
+        return None
+    values = load_mask(volume.mask, like=like, label=volume.label)
+    return _of(like, values.as_tensor() > 0)
 
 
 def _of(like: Any, array: torch.Tensor) -> Any:
