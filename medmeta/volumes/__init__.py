@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from medmeta.volumes.cohort import Cohort, open_cohort, patient_key
 from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.inventory import inspect
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.leaks import Leak, LeakReport, find_leaks
 from medmeta.volumes.loading import load, load_mask
@@ -14,11 +17,16 @@ from medmeta.volumes.restore import restore
 from medmeta.volumes.split import split_patients
 from medmeta.volumes.store import Store, StoreError
 
+if TYPE_CHECKING:
+    from medmeta.volumes.monai_reader import LoadVolumed, MedmetaReader
+
 __all__ = [
     "Cohort",
     "CohortError",
     "Leak",
     "LeakReport",
+    "LoadVolumed",
+    "MedmetaReader",
     "Plan",
     "Prepared",
     "Store",
@@ -26,6 +34,7 @@ __all__ = [
     "Volume",
     "VolumeError",
     "find_leaks",
+    "inspect",
     "load",
     "load_mask",
     "make_plan",
@@ -35,3 +44,11 @@ __all__ = [
     "restore",
     "split_patients",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LoadVolumed", "MedmetaReader"):  # MONAI takes seconds to import
+        from medmeta.volumes import monai_reader
+
+        return getattr(monai_reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

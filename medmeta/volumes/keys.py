@@ -28,6 +28,6 @@ def series_key(uid: str) -> str:
 
     Example:
         >>> series_key("1.2.826.0.1")
-        '37b2a39d'
+        '12a82565'
     """
     return hashlib.blake2b(uid.encode(), digest_size=4).hexdigest()

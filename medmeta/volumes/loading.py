@@ -244,8 +244,7 @@ def read_mask(
     reader = READERS.get(suffix(path))
     if reader is None:
         return _from_dicom(path, like, shape, about, label, resample)
-    scan = reader(path)
-    values = masks.whole_numbers(scan.array[0], path, picture=suffix(path) in PICTURES)
+    scan, values = read_raw_mask(path)
     if isinstance(label, str):
         raise VolumeError("missing-label", found="values without names", where=path, cure="Give a number.")
     values = masks.choose_label(values, label, path)
@@ -254,6 +253,28 @@ def read_mask(
         _LOG.info("%s: nearest labels on the image's grid", path.name)
         masks.choose_label(placed, None, path)
     return placed, {}
+
+
+def read_raw_mask(path: Path) -> tuple[Scan, NDArray[np.int32]]:
+    """A mask file that is not DICOM, on its own grid: the scan and its whole numbers ``(x, y, z)``."""
+    scan = READERS[suffix(path)](path)
+    return scan, masks.whole_numbers(scan.array[0], path, picture=suffix(path) in PICTURES)
+
+
+def named_labels(path: Path) -> dict[int, str]:
+    """The names of a DICOM mask's segments or regions by number, read without pixels.
+
+    Raises:
+        VolumeError: where the file is no DICOM mask.
+    """
+    header = read_header(path) if is_dicom(path) else None
+    if header is None or not header.is_mask:
+        raise VolumeError("not-a-volume", found="no DICOM mask", where=path)
+    if header.sop_class == RTSTRUCT:
+        from medmeta.volumes.rtstruct import read_contours
+
+        return {region.number: region.name for region in read_contours(path)}
+    return {segment.number: segment.name for segment in seg.read_segments(path)}
 
 
 def _from_folder(

@@ -100,6 +100,21 @@ def read_seg(path: Path, header: Header) -> Segmentation:
     return Segmentation(header, segments, planes, frames, kind)
 
 
+def read_segments(path: Path) -> tuple[Segment, ...]:
+    """The segments a file describes, read without its pixels.
+
+    Raises:
+        VolumeError: where it cannot be parsed.
+    """
+    try:
+        with quiet():
+            return segments_of(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+    except FileNotFoundError:
+        raise VolumeError("not-found", found="a file that has gone", where=path) from None
+    except Exception as error:  # noqa: BLE001 - a damaged header can raise anything in the parser
+        raise VolumeError("bad-header", found=f"{type(error).__name__} on parsing", where=path) from None
+
+
 def segments_of(ds: Dataset) -> tuple[Segment, ...]:
     """The segments a SEG describes, background of a label map left out."""
     found = []

@@ -1,0 +1,448 @@
+"""What lies under a path: every volume with its verdict, its grid and the labels on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmeta.volumes.archive import unpacked
+from medmeta.volumes.cohort import patient_key
+from medmeta.volumes.dicom_header import Header
+from medmeta.volumes.dicom_series import Series, dicom_files, files_below, group
+from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.headers import read_headers
+from medmeta.volumes.keys import process_key
+from medmeta.volumes.layouts.labels import label_names
+from medmeta.volumes.layouts.listing import read_json, stem
+from medmeta.volumes.loading import READERS, read_mask, read_raw_mask, suffix
+from medmeta.volumes.preflight import Stack, preflight
+from medmeta.volumes.progress import Track, silent
+from medmeta.volumes.scan import Scan, spacing
+
+_MASK_FOLDER = re.compile(
+    r"^(labels?|masks?|seg(mentation)?s?|annotations?|gt)(tr|ts|va|val|train|test)?$", re.I
+)
+_MASK_WORD = re.compile(r"(^|[_\-. ])(seg|segmentation|segs|labels?|masks?|rois?|gt)(?=[_\-. ]|$)", re.I)
+_CHANNEL = re.compile(r"([_\-.](\d{4}|image|img|ct|mr|pet))$", re.I)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``inspect``; its fields are the keys of the JSON.
+
+    Args:
+        path: relative to what was inspected.
+        ok: whether it can be read.
+        code, message: the refusal, ``""`` where there is none.
+        patient: hashed key.
+        modality, unit: ``""`` where unknown.
+        shape: ``(x, y, z)``.
+        spacing_mm: voxel size.
+        affine: 4 rows, voxel index to RAS mm.
+        orientation: where the stored axes point to, e.g. ``"RAS"``.
+        labels: voxels of each label.
+        labels_ml: the same in millilitres.
+        warnings: what is worth knowing.
+        series: short key that chooses it among several of one path.
+    """
+
+    path: str
+    ok: bool = True
+    code: str = ""
+    message: str = ""
+    patient: str = ""
+    modality: str = ""
+    unit: str = ""
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    affine: tuple[tuple[float, ...], ...] = ()
+    orientation: str = ""
+    labels: dict[str, int] = field(default_factory=dict)
+    labels_ml: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    series: str = ""
+
+    def refused(self, error: VolumeError) -> Entry:
+        """The same with a verdict against it."""
+        return replace(self, ok=False, code=error.code, message=str(error))
+
+    def on(self, affine: NDArray[np.float64], shape: Sequence[int]) -> Entry:
+        """The same with a grid."""
+        rows = tuple(tuple(round(float(v), 6) for v in row) for row in affine)
+        return replace(
+            self,
+            affine=rows,
+            shape=tuple(shape),
+            spacing_mm=spacing(affine),
+            orientation=_orientation(affine),
+        )
+
+    def with_labels(self, labels: dict[str, int]) -> Entry:
+        """The same with more labels."""
+        millilitres = abs(float(np.linalg.det(np.array(self.affine)[:3, :3]))) / 1000 if self.affine else 0.0
+        volumes = {name: round(count * millilitres, 3) for name, count in labels.items()}
+        return replace(self, labels={**self.labels, **labels}, labels_ml={**self.labels_ml, **volumes})
+
+    def warned(self, *warnings: str) -> Entry:
+        """The same with more warnings."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
+
+
+def _orientation(affine: NDArray[np.float64]) -> str:
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(code or "?" for code in aff2axcodes(affine))
+
+
+def inspect(
+    path: str | Path,
+    *,
+    salt: str | None = None,
+    workers: int | None = None,
+    track: Track = silent,
+) -> list[dict[str, Any]]:
+    """List every volume under a path, with its verdict.
+
+    DICOM images are judged by their headers, without reading pixels; other files are read whole, and masks
+    (DICOM or in folders and names that say so) are counted on the grid of their image.
+
+    Args:
+        path: a folder, or a file of any kind that ``load`` reads.
+        salt: what patient keys are hashed with; None takes a fresh one, so that keys of two calls differ.
+        workers: processes for headers, threads for files; None takes the cores there are.
+        track: ``track(items, description=, total=)`` gives the items and shows progress.
+
+    Returns:
+        One object a volume, ready for JSON: ``path``, ``ok``, ``code``, ``message``, ``patient``,
+        ``modality``, ``unit``, ``shape``, ``spacing_mm``, ``affine``, ``labels``, ``warnings``, and
+        ``orientation``, ``labels_ml``, ``series``.
+
+    Raises:
+        VolumeError: where there is nothing at the path, or nothing that could be a volume.
+
+    Example:
+        >>> import tempfile, nibabel
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a", "a_seg"):
+        ...     image = nibabel.Nifti1Image(np.ones((10, 10, 10), np.uint8), np.eye(4))
+        ...     image.to_filename(folder / f"{name}.nii.gz")
+        >>> [(e["path"], e["labels"], e["labels_ml"]) for e in inspect(folder)]
+        [('a.nii.gz', {'1': 1000}, {'1': 1.0})]
+    """
+    path = Path(path)
+    if not path.exists():
+        raise VolumeError("not-found", found="nothing", where=path)
+    salt = salt or secrets.token_hex(16)
+    workers = workers or min(8, os.cpu_count() or 1)
+    root = path if path.is_dir() else path.parent
+    files = list(files_below(path)) if path.is_dir() else [path]
+    entries = _below(files, root, _Call(salt, workers, track))
+    if not entries:
+        raise VolumeError("not-a-volume", found="no image", where=path)
+    return [_json(entry) for entry in sorted(entries, key=lambda entry: (entry.path, entry.series))]
+
+
+@dataclass(frozen=True)
+class _Call:
+    salt: str
+    workers: int
+    track: Track
+
+    def patient(self, raw: str) -> str:
+        return patient_key(raw, self.salt) if raw else ""
+
+
+def _json(entry: Entry) -> dict[str, Any]:
+    about = asdict(entry)
+    for key in ("shape", "spacing_mm", "warnings"):
+        about[key] = list(about[key])
+    about["affine"] = [list(row) for row in entry.affine]
+    return about
+
+
+def _below(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
+    other = [file for file in files if suffix(file) in READERS]
+    entries = _dicom(list(dicom_files(files)), root, call)
+    entries += _others(other, root, call)
+    for file in files:
+        if suffix(file) == ".zip":
+            entries += _zip(file, root, call)
+    return entries
+
+
+def _zip(file: Path, root: Path, call: _Call) -> list[Entry]:
+    named = _relative(file, root)
+    try:
+        with unpacked(file) as folder:
+            found = _below(list(files_below(folder)), folder, call)
+    except VolumeError as error:
+        return [Entry(named).refused(error)]
+    return [replace(entry, path=f"{named}/{entry.path}" if entry.path != "." else named) for entry in found]
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+# -- DICOM ----------------------------------------------------------------------------------------------
+
+
+def _dicom(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
+    headers: list[Header] = []
+    entries: list[Entry] = []
+    unread: set[Path] = set()
+    for file, found in zip(files, read_headers(files, workers=call.workers, track=call.track), strict=True):
+        if isinstance(found, VolumeError):
+            entries.append(Entry(_relative(file, root)).refused(found))
+            unread.add(file.parent)
+        elif found is not None:
+            headers.append(found)
+    series = group(headers)
+    images = [_Image.of(one, root, call) for one in series if not one.is_mask]
+    for number, image in enumerate(images):
+        if any(header.path.parent in unread for header in image.series.headers):
+            images[number] = replace(
+                image, entry=image.entry.warned("a file beside it cannot be read: slices may be missing")
+            )
+    masks = [header for one in series for header in one.headers if header.is_mask]
+    for header in call.track(masks, description="counting labels", total=len(masks)) if masks else ():
+        entries += _mask(header, images, root, call)
+    return entries + [image.entry for image in images]
+
+
+@dataclass
+class _Image:
+    """An image series with its verdict."""
+
+    series: Series
+    stack: Stack | None
+    entry: Entry
+
+    @classmethod
+    def of(cls, series: Series, root: Path, call: _Call) -> _Image:
+        first = series.headers[0]
+        entry = Entry(
+            _place(series, root),
+            patient=call.patient(first.patient),
+            modality=first.modality,
+            unit=first.unit.name,
+            series=series.key,
+        )
+        try:
+            stack = preflight(series.headers)
+        except VolumeError as error:
+            return cls(series, None, entry.refused(error))
+        return cls(series, stack, entry.on(stack.affine, stack.shape).warned(*stack.warnings))
+
+
+def _place(series: Series, root: Path) -> str:
+    """A file for one file, else the folder that all of them lie under."""
+    paths = [header.path for header in series.headers]
+    if len(paths) == 1:
+        return _relative(paths[0], root)
+    return _relative(Path(os.path.commonpath([path.parent for path in paths])), root)
+
+
+def _mask(header: Header, images: list[_Image], root: Path, call: _Call) -> list[Entry]:
+    """Count a segmentation on its image; an entry of its own where there is something to say of it alone."""
+    alone = Entry(
+        _relative(header.path, root), patient=call.patient(header.patient), modality=header.modality
+    )
+    image = _image_of(header, images)
+    try:
+        if image is None:
+            return [alone.warned("the image it belongs to is not here")]
+        if image.stack is None:
+            return [alone.warned("the image it belongs to cannot be read")]
+        about = {"frame": process_key(image.series.headers[0].frame_of_reference)}
+        labels = _counted(header.path, image.stack.affine, image.stack.shape, about)
+    except VolumeError as error:
+        return [alone.refused(error)]
+    image.entry = image.entry.with_labels(labels)
+    return []
+
+
+def _image_of(header: Header, images: Sequence[_Image]) -> _Image | None:
+    """The series it names; else the only one in its frame of reference."""
+    named = [image for image in images if image.series.uid in header.segmented]
+    if not header.segmented:
+        frame = header.frame_of_reference
+        named = [image for image in images if frame and image.series.headers[0].frame_of_reference == frame]
+    return named[0] if len(named) == 1 else None
+
+
+def _counted(
+    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
+) -> dict[str, int]:
+    """Voxels of each label by name; segments that overlap are counted one by one."""
+    try:
+        mask, names = read_mask(path, affine, shape, about)
+        values, counts = np.unique(mask[mask > 0], return_counts=True)
+        found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    except VolumeError as error:
+        if error.code != "overlapping-segments":
+            raise
+        found, names = _one_by_one(path, affine, shape, about)
+    called = [names.get(number, str(number)) for number in found]
+    return {
+        name if called.count(name) == 1 else f"{name} ({number})": count
+        for name, (number, count) in zip(called, found.items(), strict=True)
+    }
+
+
+def _one_by_one(
+    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
+) -> tuple[dict[int, int], dict[int, str]]:
+    from medmeta.volumes.loading import named_labels
+
+    names = named_labels(path)
+    found = {}
+    for number in names:
+        try:
+            found[number] = int(read_mask(path, affine, shape, about, number)[0].sum())
+        except VolumeError as error:
+            if error.code not in ("missing-label", "empty-mask"):
+                raise
+    return found, names
+
+
+# -- NIfTI and the rest -----------------------------------------------------------------------------------
+
+
+def _others(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
+    masks = [file for file in files if is_mask(file, root)]
+    images = [file for file in files if not is_mask(file, root)]
+    if not images and len(files) == 1:  # a mask looked at alone
+        images, masks = masks, []
+    owned: dict[Path, list[Path]] = {}
+    entries = []
+    index = _index(images)
+    for mask in masks:
+        owners = _owners(mask, index)
+        for image in owners:
+            owned.setdefault(image, []).append(mask)
+        if not owners:
+            entries.append(mask)
+    with ThreadPoolExecutor(call.workers) as pool:
+        seen = pool.map(lambda file: _look(file, owned.get(file, []), root, call), images)
+        lonely = pool.map(lambda file: _lonely(file, root, call), entries)
+        found = itertools.chain.from_iterable(itertools.chain(seen, ([entry] for entry in lonely)))
+        total = len(images) + len(entries)
+        return list(call.track(found, description="reading files", total=total)) if total else []
+
+
+def is_mask(file: Path, root: Path) -> bool:
+    """Whether a file's name or folder says that it is a mask.
+
+    Example:
+        >>> root = Path("set")
+        >>> [is_mask(root / name, root) for name in ("labelsTr/a.nii.gz", "a_seg.nii", "segment.nii")]
+        [True, True, False]
+    """
+    inside = file.relative_to(root).parts[:-1] or (root.name,)
+    return bool(_MASK_FOLDER.match(inside[-1])) or _MASK_WORD.search(stem(file)) is not None
+
+
+def _base(file: Path) -> str:
+    """What an image and its mask have in common."""
+    name = stem(file)
+    found = _MASK_WORD.search(name)
+    if found is not None and found.start() > 0:
+        return name[: found.start()]
+    return _CHANNEL.sub("", name)
+
+
+_Index = dict[Path, list[tuple[str, Path]]]
+
+
+def _index(images: Sequence[Path]) -> _Index:
+    """Images by folder, and by the folder above for masks kept in a folder of their own."""
+    index: _Index = {}
+    for image in images:
+        index.setdefault(image.parent, []).append((stem(image), image))
+        index.setdefault(image.parent.parent / "*", []).append((stem(image), image))
+    return index
+
+
+def _owners(mask: Path, index: _Index) -> list[Path]:
+    """The images that a mask belongs to."""
+    base = _base(mask)
+    beside = index.get(mask.parent, [])
+    apart = index.get(mask.parent.parent / "*", []) if _MASK_FOLDER.match(mask.parent.name) else []
+    for candidates in (beside, apart):
+        exact = [image for name, image in candidates if base in (name, _CHANNEL.sub("", name))]
+        if exact:
+            return exact
+        longer = [
+            image for name, image in candidates if name.startswith((f"{base}_", f"{base}-", f"{base}."))
+        ]
+        if longer:
+            return longer
+    return []
+
+
+def _look(file: Path, masks: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
+    """An image with its masks counted, and each mask that does not fit."""
+    patient = call.patient(_base(masks[0]) if masks else _base(file))
+    entry = Entry(_relative(file, root), patient=patient)
+    try:
+        scan = READERS[suffix(file)](file)
+    except VolumeError as error:
+        return [entry.refused(error)]
+    shape = scan.array.shape[1:]
+    entry = replace(entry, unit=scan.unit).on(scan.affine, shape).warned(*scan.warnings)
+    if not scan.spaced:
+        entry = replace(entry, spacing_mm=()).warned("voxel size unknown")
+    refused = []
+    for mask in masks:
+        try:
+            labels = _counted(mask, scan.affine, shape, {})
+            entry = entry.with_labels(_named(mask, labels))
+        except VolumeError as error:
+            if error.code == "empty-mask":
+                entry = entry.warned("the mask is empty")
+            else:
+                refused.append(Entry(_relative(mask, root), patient=patient).refused(error))
+    if not scan.spaced:
+        entry = replace(entry, labels_ml={})
+    return [entry, *refused]
+
+
+def _lonely(file: Path, root: Path, call: _Call) -> Entry:
+    """A mask without its image: counted on its own grid."""
+    entry = Entry(_relative(file, root), patient=call.patient(_base(file)))
+    try:
+        scan, mask = read_raw_mask(file)
+    except VolumeError as error:
+        return entry.refused(error)
+    values, counts = np.unique(mask[mask > 0], return_counts=True)
+    labels = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+    entry = _gridded(entry, scan, mask.shape)
+    return entry.with_labels(_named(file, labels)).warned("a mask without its image")
+
+
+def _gridded(entry: Entry, scan: Scan, shape: tuple[int, ...]) -> Entry:
+    return entry.on(scan.affine, shape).warned(*scan.warnings)
+
+
+def _named(mask: Path, labels: dict[str, int]) -> dict[str, int]:
+    """Label values by the names that a dataset.json above them gives."""
+    for folder in (mask.parent, mask.parent.parent):
+        about = folder / "dataset.json"
+        if about.is_file():
+            try:
+                names = label_names(read_json(about))
+            except Exception:  # noqa: BLE001 - names are a comfort; a strange list of them is no finding here
+                return labels
+            return {names.get(int(k), k) if k.isdecimal() else k: count for k, count in labels.items()}
+    return labels
