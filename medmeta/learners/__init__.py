@@ -2,7 +2,7 @@
 
 from medmeta.learners.predictor import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
-from medmeta.learners.registry import create_learner, learner_names
+from medmeta.learners.registry import create_learner, learner_names, load_weights
 from medmeta.learners.tuning import tune_rates
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Predictor",
     "create_learner",
     "learner_names",
+    "load_weights",
     "plain_network",
     "tune_rates",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -206,7 +205,7 @@ def siamese(
     name: str,
     network: nn.Module,
     *,
-    metric: Literal["weighted-l1", "contrastive"] = "weighted-l1",
+    metric: str = "weighted-l1",
     feature: int | None = None,
 ) -> ComparingLearner:
     """Make a Siamese network.

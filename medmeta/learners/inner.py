@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 from medmeta.errors import nearest
 from medmeta.learners.protocol import LearnerError
+
+
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "rates": ("fixed", "layer", "step", "weight"),
+    "moves": ("all", "head"),
+    "head": ("learned", "zeros", "prototypes"),
+    "order": ("second", "first", "reptile", "implicit", "supervised", "none"),
+    "optimiser": ("sgd", "adam"),
+    "backend": ("auto", "loop", "recompute", "batched"),
+}
+"""What an option of words may say."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +54,24 @@ class Inner:
     steps: int = 3
     adapt_steps: int | None = None
     rate: float = 0.1
-    rates: Literal["fixed", "layer", "step", "weight"] = "fixed"
-    moves: Literal["all", "head"] = "all"
-    head: Literal["learned", "zeros", "prototypes"] = "zeros"
-    order: Literal["second", "first", "reptile", "implicit", "supervised", "none"] = "second"
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    rates: str = "fixed"
+    moves: str = "all"
+    head: str = "zeros"
+    order: str = "second"
+    optimiser: str = "sgd"
     way: int | None = None
     feature: int | None = None
     classes: tuple[str, ...] = ()
     anneal: int = 0
     clip: float = 0.0
     proximity: float = 0.0
-    backend: Literal["auto", "loop", "recompute", "batched"] = "auto"
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            words = get_args(hint)
-            if words and isinstance(words[0], str) and getattr(self, name) not in words:
-                found = repr(getattr(self, name))
-                raise LearnerError(f"a {name} that there is", found=found, cure=nearest(found, words))
+        for name, words in WORDS.items():
+            found = getattr(self, name)
+            if found not in words:
+                raise LearnerError(f"a known {name}", found=repr(found), cure=nearest(found, words))
         _want(self.rate > 0 and math.isfinite(self.rate), "a positive learning rate", f"rate={self.rate}")
         _want(self.steps >= 0, "zero or more inner steps", f"steps={self.steps}")
         _want((self.adapt_steps or 0) >= 0, "zero or more steps", f"adapt_steps={self.adapt_steps}")

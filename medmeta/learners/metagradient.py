@@ -64,7 +64,7 @@ class InnerLoop:
 
 
 def autograd_slope(loop: InnerLoop, moving: Weights, meta: Weights, graph: bool) -> Weights:
-    """Take the slope of the support loss by ``torch.autograd``; with ``graph``, one that has a slope itself."""
+    """Take the slope of the support loss by autograd; with ``graph``, one that has a slope itself."""
     loss = loop.support(moving, meta)
     slopes = torch.autograd.grad(
         loss, list(moving.values()), create_graph=graph, allow_unused=True, materialize_grads=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ class PrototypeLearner(EpisodicLearner):
         name: str,
         network: nn.Module,
         *,
-        distance: Literal["euclidean", "cosine"] = "euclidean",
+        distance: str = "euclidean",
         scale: float | None = None,
     ) -> None:
         if distance not in DISTANCES:

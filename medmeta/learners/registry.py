@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medmeta.errors import nearest
 from medmeta.learners.comparing import matching, relation, siamese
@@ -64,6 +65,45 @@ PRESETS: Mapping[str, Preset] = {
     "pretrain-linear": _gradient(head="learned", way=2, order="supervised", moves="head", **_TUNED),
     "pretrain-finetune": _gradient(head="learned", way=2, order="supervised", **_TUNED),
 }
+
+
+def load_weights(learner: Learner, weights: Mapping[str, Tensor]) -> None:
+    """Give a learner weights learnt before, all of them or none.
+
+    Args:
+        learner: made from the same network and options as the one that learnt them.
+        weights: its ``state_dict``.
+
+    Raises:
+        LearnerError: where names or shapes are those of another network, or a weight is not finite.
+
+    Example:
+        >>> from medmeta.networks import build, encoder
+        >>> one, other = (create_learner("prototypical", build(encoder(2, 1))) for _ in range(2))
+        >>> load_weights(one, other.state_dict())
+    """
+    own = learner.state_dict()
+    wrong = [f"{n} missing" for n in own if n not in weights]
+    wrong += [f"{n} unknown" for n in weights if n not in own]
+    wrong += [
+        f"{n} of shape {tuple(weights[n].shape)} for {tuple(w.shape)}"
+        for n, w in own.items()
+        if n in weights and weights[n].shape != w.shape
+    ]
+    if wrong:
+        raise LearnerError(
+            f"the weights of this {learner.name} on this network",
+            found=f"{len(wrong)} that do not fit, first {wrong[0]}",
+            cure="Create the learner with the same network and options that the weights were learnt with.",
+        )
+    broken = [n for n, w in weights.items() if w.is_floating_point() and not bool(torch.isfinite(w).all())]
+    if broken:
+        raise LearnerError(
+            "finite weights", found=f"NaN or infinity in {broken[0]}", cure="Take an earlier checkpoint."
+        )
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight.copy_(weights[name])
 
 
 def learner_names(task: str | None = None) -> tuple[str, ...]:

@@ -34,8 +34,10 @@ def score(predictor: Predictor, query: Examples) -> float:
         >>> score(lambda image: torch.tensor([[1.0, 0.0]]).expand(3, 2), query)
         0.5
     """
+    like = next(predictor.parameters(), None) if isinstance(predictor, torch.nn.Module) else None
     with torch.no_grad():
-        guess = predictor(query.image).argmax(1).to(query.label.device)
+        image = query.image if like is None else query.image.to(like)
+        guess = predictor(image).argmax(1).to(query.label.device)
     if not query.segments:
         shares = [float((guess[query.label == c] == c).float().mean()) for c in query.label.unique()]
         return sum(shares) / len(shares)

@@ -79,7 +79,8 @@ def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None
 
     Three halvings: every side of an image must be a multiple of 8. The first layer halves already, so that a
     gradient step costs a fifth of one at full resolution; in the same minutes, three times the outer steps
-    more than make up for it. Instance norm keeps no running statistics, and every meta-gradient is right on it.
+    more than make up for it. Instance norm keeps no running statistics, and every meta-gradient is right
+    on it.
 
     Args:
         spatial_dims: 2 or 3.

@@ -59,6 +59,7 @@ def conv(dims: int = 2, feature: int = 3, seed: int = 0) -> nn.Module:
 
 def close(one: Tensor, other: Tensor, tolerance: float) -> None:
     """Assert that two tensors differ by at most ``tolerance`` of the larger one's length."""
+    one, other = one.detach(), other.detach()
     gap = float((one - other).norm())
     size = max(float(one.norm()), float(other.norm()), 1e-12)
     assert gap <= tolerance * size, f"{gap / size:.2e} apart, {tolerance:.0e} allowed"

@@ -10,8 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners import Learner, LearnerError, create_learner, learner_names, plain_network
-from medmeta.learners import gradient, prototype, ridge
+from medmeta.learners import (
+    Learner,
+    LearnerError,
+    create_learner,
+    gradient,
+    learner_names,
+    plain_network,
+    prototype,
+    ridge,
+)
 from medmeta.learners.batch import pieces
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
@@ -79,7 +87,7 @@ def test_memory_is_told_that_order_matters() -> None:
     assert "its order matters" in (type(learner).__doc__ or "")
 
 
-@pytest.mark.parametrize("name", FREE + ["relation", "siamese"])
+@pytest.mark.parametrize("name", [*FREE, "relation", "siamese"])
 @settings(max_examples=3, deadline=None)
 @given(names=st.permutations(range(3)))
 def test_relabelling_permutes_the_logits(name: str, names: list[int]) -> None:

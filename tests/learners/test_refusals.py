@@ -1,0 +1,151 @@
+"""What bad input gets: one error each that says wanted, found and cure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from medmeta.episodes.examples import Episode, EpisodeError, Examples
+from medmeta.learners import LearnerError, create_learner, learner_names, load_weights, tune_rates
+from medmeta.networks import NetworkError, build, encoder, feature_size, group_norm, unet
+from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mamll", {}, "Did you mean 'maml'"),
+        ("maml", {"setps": 3}, "Did you mean 'steps'"),
+        ("prototypical", {"distanc": "cosine"}, "Did you mean 'distance'"),
+        ("prototypical", {"distance": "cosin"}, "Did you mean 'cosine'"),
+        ("siamese", {"metric": "contrast"}, "Did you mean 'contrastive'"),
+        ("maml", {"rate": -0.1}, "wanted a positive learning rate, found rate=-0.1"),
+        ("maml", {"rate": float("nan")}, "positive learning rate"),
+        ("maml", {"steps": -1}, "zero or more inner steps"),
+        ("maml", {"way": 1}, "two classes or more"),
+        ("maml", {"head": "prototype"}, "Did you mean 'prototypes'"),
+        ("maml", {"order": "third"}, "There are: first"),
+        ("maml", {"backend": "vmap"}, "There are: auto, batched, loop, recompute"),
+        ("imaml", {"proximity": 0}, "a pull back to the start"),
+        ("ridge", {"penalty": -1.0}, "wanted a positive number"),
+    ],
+)
+def test_options_that_cannot_be(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LearnerError) as caught:
+        create_learner(name, mlp(), **options)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["maml", "proto-maml", "prototypical", "mann"])
+def test_running_batch_statistics_are_refused_with_the_cure(name: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    with pytest.raises(LearnerError, match=r"first '1'.*group_norm\(network\)"):
+        create_learner(name, network)
+    create_learner(name, group_norm(network), feature=4) if name == "mann" else create_learner(
+        name, group_norm(network)
+    )
+
+
+def test_more_ways_than_the_head_has_rows() -> None:
+    with pytest.raises(LearnerError, match=r"tasks of 2 classes.*found 3.*way=3"):
+        create_learner("maml", mlp()).adapt(vectors())
+    with pytest.raises(LearnerError, match=r"at most 2 classes.*way=3"):
+        create_learner("mann", mlp(), way=2).adapt(vectors())
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_a_class_without_an_example(name: str) -> None:
+    support = vectors()
+    empty = Examples(support.image, support.label.clamp(max=1), support.classes)
+    options = {"way": 3} if name in ("mann", "maml") else {}
+    with pytest.raises(LearnerError, match=r"at least one labelled example of each class.*none of cyst"):
+        create_learner(name, mlp(), **options).adapt(empty)
+
+
+def test_a_support_that_is_not_finite() -> None:
+    image = vectors().image.clone()
+    image[0, 0] = float("nan")
+    with pytest.raises(EpisodeError, match="NaN or infinite"):
+        Examples(image, vectors().label, vectors().classes)
+
+
+@pytest.mark.parametrize("name", ["matching", "relation", "siamese", "mann"])
+def test_a_learner_asked_for_a_task_it_cannot_do_names_those_that_can(name: str) -> None:
+    learner = create_learner(name, build(unet(2, 1, base=4)))
+    for ask in (lambda: learner.adapt(lesions()), lambda: learner.backward([episode(lesions)], scale=1.0)):
+        with pytest.raises(LearnerError, match=r"can segment.*proto-maml.*prototypical"):
+            ask()
+
+
+def test_a_network_off_the_grid_cannot_segment() -> None:
+    with pytest.raises(NetworkError, match=r"on the voxel grid.*found an output of shape"):
+        create_learner("prototypical", build(encoder(2, 1))).adapt(lesions(side=32))
+
+
+def test_a_wrong_number_of_features() -> None:
+    with pytest.raises(LearnerError, match=r"a network of 9 features.*found 4.*feature=4"):
+        create_learner("maml", mlp(), feature=9, way=3).adapt(vectors())
+    with pytest.raises(NetworkError, match="number of features"):
+        feature_size(nn.Sequential(nn.PReLU()))
+
+
+def test_steps_that_run_away() -> None:
+    with pytest.raises(LearnerError, match=r"finite weights.*Lower rate"):
+        create_learner("maml", mlp(), way=3, rate=1e200, adapt_steps=30).adapt(vectors())
+
+
+def test_weights_of_another_network() -> None:
+    one, other = create_learner("maml", mlp()), create_learner("maml", mlp(size=7))
+    with pytest.raises(LearnerError, match=r"weights of this maml.*network.0.weight.*same network"):
+        load_weights(one, other.state_dict())
+    with pytest.raises(LearnerError, match="missing"):
+        load_weights(one, create_learner("prototypical", mlp()).state_dict())
+    broken = {n: w * float("nan") if w.is_floating_point() else w for n, w in one.state_dict().items()}
+    with pytest.raises(LearnerError, match="finite weights"):
+        load_weights(one, broken)
+    load_weights(one, create_learner("maml", mlp(seed=4)).state_dict())
+
+
+def test_nothing_to_meta_train_from_scratch() -> None:
+    with pytest.raises(LearnerError, match=r"something to meta-learn, found finetune-scratch.*Call adapt"):
+        create_learner("finetune-scratch", mlp()).backward([episode(vectors)], scale=1.0)
+
+
+def test_an_ordinary_classifier_must_be_told_its_classes() -> None:
+    with pytest.raises(LearnerError, match="names of all training classes"):
+        create_learner("pretrain-linear", mlp()).backward([episode(vectors)], scale=1.0)
+    told = create_learner("pretrain-linear", mlp(), classes=["background", "tumour"])
+    with pytest.raises(LearnerError, match="classes among background, tumour"):
+        told.backward([episode(vectors)], scale=1.0)
+
+
+def test_tuning_needs_tasks() -> None:
+    with pytest.raises(LearnerError, match="validation"):
+        tune_rates(create_learner("finetune-scratch", mlp()), [])
+
+
+def test_tuning_finds_the_rate_that_learns() -> None:
+    learner = create_learner("finetune-scratch", mlp())
+    tuned = tune_rates(learner, [episode(vectors)], rates=[1e-9, 1e-2], steps=[1, 30])
+    assert (tuned.options["rate"], tuned.options["adapt_steps"]) == (1e-2, 30)
+    assert learner.options["adapt_steps"] is None
+    untouched = create_learner("prototypical", mlp())
+    assert tune_rates(untouched, [episode(vectors)]) is untouched
+
+
+def test_tuning_passes_over_rates_that_run_away() -> None:
+    learner = create_learner("maml", mlp(), way=3)
+    tuned = tune_rates(learner, [episode(vectors)], rates=[1e200, 0.1], steps=[5, 20])
+    assert tuned.options["rate"] == 0.1
+    with pytest.raises(LearnerError, match="a rate that stays finite"):
+        tune_rates(learner, [episode(vectors)], rates=[1e200], steps=[20])
+
+
+def test_batching_says_why_not(caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [episode(pictures, n=2), Episode(pictures(4, seed=5), pictures(2, seed=6))]
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh())
+    learner = create_learner("proto-maml", network, backend="batched")
+    learner.backward(tasks, scale=1.0)
+    assert "their shots or sizes differ" in caplog.text

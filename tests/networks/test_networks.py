@@ -1,0 +1,89 @@
+"""Networks are data until they are built, and keep the shape law."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from medmeta.networks import (
+    NetworkError,
+    build,
+    encoder,
+    feature_size,
+    features,
+    group_norm,
+    running_statistics,
+    unet,
+)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_specifications_survive_json_and_keep_the_shape_law(dims: int, channels: int) -> None:
+    image = torch.zeros(2, channels, *[32] * dims)
+    dense = build(json.loads(json.dumps(unet(dims, channels, base=4, feature=5))))
+    assert dense(image).shape == (2, 5, *[32] * dims)
+    whole = build(json.loads(json.dumps(encoder(dims, channels, base=4, feature=7))))
+    assert whole(image).shape == (2, 7)
+    for network in (dense, whole):
+        assert not running_statistics(network)
+        assert feature_size(network) == feature_size(network, (channels, *[32] * dims))
+
+
+def test_an_encoder_sees_how_bright_a_picture_is() -> None:
+    """Normalising each channel over the voxels before averaging them would hide it."""
+    torch.manual_seed(0)
+    network = build(encoder(2, 1, base=4))
+    noise = torch.randn(1, 1, 32, 32)
+    spot = noise.clone()
+    spot[..., 10:20, 10:20] += 3
+    with torch.no_grad():
+        assert float((network(spot) - network(noise)).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"spatial_dims": 2}, "a specification with a '_target_', found the keys spatial_dims"),
+        ({"_target_": "os.system", "command": "true"}, "found 'os.system'"),
+        ({"_target_": "torch.nn.Linear", "in_features": "$__import__('os').system('true')"}, "plain values"),
+        (
+            {"_target_": "monai.networks.nets.UNet", "act": {"_target_": "builtins.exec"}},
+            "found 'builtins.exec'",
+        ),
+        ({"_target_": "torch.nn.Linear", "in_feature": 4}, "in_feature"),
+        ({"_target_": "torch.nn.NoSuchThing"}, "NoSuchThing"),
+        ({"_target_": "torch.nn.functional.relu", "_mode_": "callable"}, "a specification of a network"),
+    ],
+)
+def test_a_specification_runs_nothing_and_says_what_is_wrong(spec: dict[str, object], words: str) -> None:
+    with pytest.raises(NetworkError) as caught:
+        build(spec)
+    assert words in str(caught.value)
+
+
+def test_group_norm_takes_the_place_of_batch_norm_everywhere() -> None:
+    spec = {
+        "_target_": "monai.networks.nets.resnet18",
+        "spatial_dims": 2,
+        "n_input_channels": 1,
+        "num_classes": 3,
+    }
+    network = build(spec)
+    assert running_statistics(network)
+    swapped = group_norm(network)
+    assert not running_statistics(swapped)
+    assert running_statistics(network)
+    assert swapped(torch.zeros(1, 1, 32, 32)).shape == (1, 3)
+    remembering = nn.InstanceNorm2d(4, track_running_stats=True)
+    assert running_statistics(remembering)
+    assert not running_statistics(group_norm(nn.Sequential(remembering)))
+
+
+def test_features_of_several_outputs_and_maps() -> None:
+    map_ = torch.randn(2, 3, 4, 4)
+    assert torch.equal(features([map_, map_ * 2], (4, 4), dense=True), map_)
+    assert torch.allclose(features(map_, (9, 9), dense=False), map_.mean((2, 3)))
