@@ -5,7 +5,7 @@ tumours by brightness, and one tumour whose *type* shows in its texture, rim, co
 patient has a scanner of its own (noise, gain, bias field, blur, spacing, orientation). The same seed gives
 the same bytes.
 
-    python sample_data/make.py --out DIR --patients 14 --types 14 --seed 7
+    python sample_data/make.py --patients 200 --seed 7 --out DIR
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import csv
 import gzip
 import hashlib
-import io
 import os
 import shutil
 import sys
@@ -22,13 +21,17 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
 FIELD = np.array([96.0, 96.0, 90.0])  # mm, the part of the body that every scanner sees
-GREY = 4  # stored values are rounded to this, below every scanner's noise, so that files stay small
+GREY = 5  # stored values are rounded to this, below every scanner's noise, so that files stay small
 
 
 @dataclass(frozen=True)
@@ -221,14 +224,18 @@ def orientation(rng: np.random.Generator, *, oblique: bool) -> np.ndarray:
 
 
 def scan(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, right_handed: bool
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, series: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What this patient's scanner stores: ``(i, j, k)`` int16 voxels, uint8 mask, RAS affine (mm)."""
+    """What this patient's scanner stores: ``(i, j, k)`` int16 voxels, uint8 mask, RAS affine (mm).
+
+    Args:
+        series: for a DICOM series: the slices follow rows x columns, and are thick, so that files stay few.
+    """
     turn = orientation(rng, oblique=rng.random() < 0.2)
-    if right_handed and np.linalg.det(turn) < 0:  # a DICOM series has rows x columns = slice direction
+    if series and np.linalg.det(turn) < 0:
         turn[:, 2] *= -1
     extent = abs(turn.T) @ FIELD
-    across = rng.uniform(2.4, 3.6)
+    across = rng.uniform(3.0, 4.0) if series else rng.uniform(2.4, 3.6)
     in_plane = rng.uniform(1.8, 2.4)
     spacing = np.array([in_plane, in_plane, across])
     shape = np.ceil(extent / spacing).astype(int)
@@ -238,11 +245,12 @@ def scan(
     shift = rng.uniform(-60, 60, 3)  # where the scanner's origin lies
     to_body = np.linalg.inv(translation(-(FIELD - 1) / 2)) @ affine
     blurred = ndimage.gaussian_filter(image, 0.42 * spacing.min() * rng.uniform(0.8, 1.3))
-    seen = ndimage.affine_transform(
-        blurred, to_body[:3, :3], to_body[:3, 3], tuple(shape), order=1, cval=12.0
-    )
-    truth = ndimage.affine_transform(
-        mask.astype(float), to_body[:3, :3], to_body[:3, 3], tuple(shape), order=1
+    # the trunk goes on beyond the made field: an oblique scan's corners show no cut surface
+    seen, truth = (
+        ndimage.affine_transform(
+            values, to_body[:3, :3], to_body[:3, 3], tuple(shape), order=1, mode="nearest"
+        )
+        for values in (blurred, mask.astype(float))
     )
     bias = 1 + rng.uniform(0.05, 0.18) * np.clip(noise(tuple(shape), 12, rng), -2, 2)
     level = rng.uniform(8, 22)
@@ -260,7 +268,7 @@ def translation(by: np.ndarray) -> np.ndarray:
 
 
 def patient(
-    kind: TumourType | None, rng: np.random.Generator, *, right_handed: bool
+    kind: TumourType | None, rng: np.random.Generator, *, series: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One patient's stored scan, mask and affine; the tumour lies over the cysts and vessels it grew into."""
     mm = grid()
@@ -270,7 +278,7 @@ def patient(
     if kind is not None:
         inside, change = tumour(kind, mm, depth, rng)
         image = change(image)
-    return scan(image, inside, rng, right_handed=right_handed)
+    return scan(image, inside, rng, series=series)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -289,6 +297,37 @@ def uid(*parts: object) -> str:
     return f"2.25.{int.from_bytes(digest, 'big')}"
 
 
+def decimal(number: float) -> str:
+    """The number as a DICOM decimal string, which holds at most 16 characters."""
+    return f"{number:.10f}"[:16]
+
+
+def header(case: str, seed: int) -> Dataset:
+    """What all slices of a case's MR series say alike."""
+    from pydicom.dataset import Dataset
+
+    file = Dataset()
+    file.SpecificCharacterSet = "ISO_IR 192"
+    file.PatientName, file.PatientID = f"Synthetic^{case}", case
+    file.PatientBirthDate, file.PatientSex, file.PatientIdentityRemoved = "", "O", "YES"
+    file.DeidentificationMethod = "synthetic, no person was scanned"
+    file.StudyInstanceUID, file.SeriesInstanceUID = uid(seed, case, "study"), uid(seed, case, "series")
+    file.FrameOfReferenceUID, file.PositionReferenceIndicator = uid(seed, case, "frame"), ""
+    file.StudyID, file.SeriesNumber, file.AccessionNumber = "1", 1, ""
+    file.StudyDate = file.ContentDate = "20260101"
+    file.StudyTime = file.ContentTime = "120000"
+    file.ReferringPhysicianName, file.PatientPosition = "", "HFS"
+    file.Modality, file.Manufacturer, file.SeriesDescription = "MR", "medmeta", "synthetic phantom"
+    file.ImageType, file.BurnedInAnnotation = ["DERIVED", "PRIMARY", "OTHER"], "NO"
+    file.ScanningSequence, file.SequenceVariant, file.ScanOptions = "SE", "NONE", ""
+    file.MRAcquisitionType, file.EchoTime, file.RepetitionTime = "2D", "80.0", "3000.0"
+    file.EchoTrainLength = 1
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file.RescaleSlope, file.RescaleIntercept, file.RescaleType = "1", "0", "US"
+    return file
+
+
 def write_dicom(
     folder: Path,
     case: str,
@@ -299,38 +338,28 @@ def write_dicom(
     seed: int,
 ) -> None:
     """Write the scan as a classic MR series and a tumour's mask as a DICOM SEG beside it."""
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     cosines = lps[:3, :3] / spacing
+    brightest = int(array.max())
     (folder / "image").mkdir(parents=True)
     slices = []
     for k in range(array.shape[2]):
-        file = Dataset()
+        file = header(case, seed)
         file.file_meta = FileMetaDataset()
         file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = MRImageStorage
         file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = uid(seed, case, "slice", k)
         file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        file.PatientName, file.PatientID = f"Synthetic^{case}", case
-        file.PatientBirthDate, file.PatientSex = "", "O"
-        file.StudyInstanceUID, file.SeriesInstanceUID = uid(seed, case, "study"), uid(seed, case, "series")
-        file.FrameOfReferenceUID, file.PositionReferenceIndicator = uid(seed, case, "frame"), ""
-        file.StudyID, file.SeriesNumber, file.InstanceNumber, file.AccessionNumber = "1", 1, k + 1, ""
-        file.StudyDate, file.StudyTime, file.ReferringPhysicianName = "20260101", "120000", ""
-        file.Modality, file.Manufacturer, file.SeriesDescription = "MR", "medmeta", "synthetic phantom"
-        file.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
-        file.ScanningSequence, file.SequenceVariant, file.ScanOptions = "SE", "NONE", ""
-        file.MRAcquisitionType, file.EchoTime, file.RepetitionTime = "2D", "80.0", "3000.0"
-        file.EchoTrainLength = 1
-        file.ImageOrientationPatient = [f"{v:.10f}"[:16] for v in cosines[:, :2].T.ravel()]
-        file.ImagePositionPatient = [f"{v:.8f}"[:16] for v in lps[:3, :3] @ (0, 0, k) + lps[:3, 3]]
-        file.PixelSpacing = [f"{spacing[1]:.10f}", f"{spacing[0]:.10f}"]
-        file.SliceThickness = file.SpacingBetweenSlices = f"{spacing[2]:.10f}"
+        file.InstanceNumber = k + 1
+        file.ImageOrientationPatient = [decimal(v) for v in cosines[:, :2].T.ravel()]
+        file.ImagePositionPatient = [decimal(v) for v in lps[:3, :3] @ (0, 0, k) + lps[:3, 3]]
+        file.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
+        file.SliceThickness = file.SpacingBetweenSlices = decimal(spacing[2])
         file.Rows, file.Columns = array.shape[1], array.shape[0]
-        file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
-        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+        file.WindowCenter, file.WindowWidth = brightest // 2, brightest
         file.PixelData = np.ascontiguousarray(array[:, :, k].T).astype("<u2").tobytes()
         file.save_as(folder / "image" / f"{k:03d}.dcm", enforce_file_format=True)
         slices.append(file)
@@ -396,22 +425,25 @@ class Case:
     dicom: bool
 
 
-def plan(types: int, patients: int) -> list[Case]:
-    """Who is made: ``patients`` of each type and as many without a tumour, in an order that tells nothing."""
+def plan(types: int, patients: int, seed: int) -> list[Case]:
+    """Who is made: each type, and none, in equal parts; the order, and so the key, tells nothing of the type.
+
+    Two patients of every other type, of the last two and of none are DICOM, one of each other type.
+    """
     kinds: list[TumourType | None] = [*TYPES[:types], None]
     cases = []
     for number in range(patients):
-        for place_in_row, kind in enumerate(kinds):
-            dicom = number < (2 if kind is None or place_in_row >= types - 2 or place_in_row % 2 else 1)
-            cases.append((kind, dicom))
-    order = np.random.default_rng(0).permutation(len(cases))
+        nth, group = divmod(number, len(kinds))
+        many = group % 2 == 1 or group >= types - 2
+        cases.append((kinds[group], nth < (2 if many else 1)))
+    order = np.random.default_rng(seed).permutation(len(cases))
     return [Case(f"P{n:04d}", *cases[i]) for n, i in enumerate(order, 1)]
 
 
 def make(case: Case, folder: Path, seed: int) -> dict[str, str]:
     """Write one patient; give its row of the table."""
     rng = np.random.default_rng([seed, int(case.key[1:])])
-    array, mask, affine = patient(case.kind, rng, right_handed=case.dicom)
+    array, mask, affine = patient(case.kind, rng, series=case.dicom)
     tumor = case.kind.name if case.kind else ""
     if case.dicom:
         write_dicom(folder / "dicom" / case.key, case.key, array, mask, affine, case.kind, seed)
@@ -431,38 +463,49 @@ def make(case: Case, folder: Path, seed: int) -> dict[str, str]:
 
 
 MADE = ("nifti", "dicom", "cohort.csv")
+HERE = Path(__file__).resolve().parent
+
+
+def refusal(given: argparse.Namespace) -> str:
+    """Why the cohort cannot be made, or an empty text."""
+    if given.patients < given.types + 1:
+        wanted = given.types + 1
+        return f"--patients: wanted at least {wanted}, one of each type and of none, got {given.patients}."
+    if given.out.exists() and not given.out.is_dir():
+        return f"--out: wanted a folder, got the file {given.out}."
+    # the script's own folder holds the script; elsewhere any file may be somebody's
+    own = given.out.resolve() == HERE
+    there = sorted(p.name for p in given.out.glob("*") if p.name in MADE or not own)
+    if there and not given.force:
+        return f"--out: {given.out} is not empty (it holds {there[0]}). Give another, or --force to replace."
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the cohort in a temporary folder and move it into place."""
+    """Make the cohort in a temporary folder and move it into place; 0, or 2 where it is refused."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = Path(__file__).resolve().parent
-    parser.add_argument("--out", type=Path, default=here, help="folder to write (default: this one)")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write (default: this one)")
     parser.add_argument(
-        "--patients", type=int, default=14, help="patients of each type, and without a tumour"
+        "--patients", type=int, default=210, help="how many, shared equally by the types and none (210)"
     )
     parser.add_argument(
         "--types", type=int, default=len(TYPES), choices=range(1, len(TYPES) + 1), metavar="1-14"
     )
-    parser.add_argument("--seed", type=int, default=2026, help="everything random is derived from it")
+    parser.add_argument("--seed", type=int, default=2026, help="everything random is derived from it (2026)")
     parser.add_argument("--force", action="store_true", help="replace a cohort that is there")
     given = parser.parse_args(arguments)
-    there = [name for name in MADE if (given.out / name).exists()]
-    if there and not given.force:
-        sys.stderr.write(
-            f"{given.out} holds {there[0]} already. Give another --out, or --force to replace it.\n"
-        )
+    if reason := refusal(given):
+        sys.stderr.write(f"{reason}\n")
         return 2
     given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.out) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=given.out) as temporary:
         work = Path(temporary)
         (work / "nifti").mkdir()
-        rows = [make(case, work, given.seed) for case in plan(given.types, given.patients)]
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        (work / "cohort.csv").write_text(text.getvalue())
+        rows = [make(case, work, given.seed) for case in plan(given.types, given.patients, given.seed)]
+        with (work / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
         for name in MADE:
             if (given.out / name).is_dir():
                 shutil.rmtree(given.out / name)
