@@ -172,7 +172,8 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan as people print it."""
-        grid = " × ".join(f"{s:.3g}" for s in self.spacing)
+        kept = [s for a, s in enumerate(self.spacing) if self.spatial_dims == 3 or a != self.slice_axis]
+        grid = " × ".join(f"{s:.3g}" for s in kept)
         patch = " × ".join(map(str, self.patch))
         rule = (
             f"clip to {self.low:.4g} … {self.high:.4g}, minus {self.mean:.4g}, by {self.std:.4g}"

@@ -61,38 +61,53 @@ def prepare(
         >>> prepare(Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1), image).image.shape
         torch.Size([1, 8, 8, 11])
     """
+    voxels, affine = prepare_image(plan, image)
+    flat, target = (None, None) if mask is None else prepare_mask(plan, mask, affine)
+    return Prepared(voxels, flat, affine, patient, tumour, target)
+
+
+def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
+    """``(channel, *voxel)`` and the ``(4, 4)`` affine of the plan's grid; see :func:`prepare`."""
     if image.shape[0] != plan.channels:
         raise CohortError(
             f"{plan.channels} channel(s), as planned",
             found=f"{image.shape[0]}",
             cure="Make a plan for this cohort, or give the channels the plan was made for.",
         )
-    voxels, flat, affine = _apply(plan, image, mask)
+    data, affine = {"image": image}, image.affine
+    for step in _steps(plan, "image"):
+        data = step(data)
+        if data["image"].affine.shape == (4, 4):  # in 2D too, the affine is that of three axes
+            affine = data["image"].affine
+    voxels = data["image"].as_tensor().float().contiguous()
     if not bool(torch.isfinite(voxels).all()):
         raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the volume.")
-    if flat is not None and bool(mask.any()) and not bool(flat.any()):
+    return voxels, torch.as_tensor(affine).double()
+
+
+def prepare_mask(plan: Plan, mask: Any, affine: Tensor) -> tuple[Tensor, Tensor]:
+    """``(*voxel)`` uint8 and a sample of the target's voxels ``(m, axes)``; see :func:`prepare`.
+
+    Args:
+        plan: the preprocessing.
+        mask: MetaTensor ``(1, x, y, z)`` of 0 and 1 on the image's grid.
+        affine: of the plan's grid, as :func:`prepare_image` gives it.
+    """
+    data = {"mask": mask}
+    for step in _steps(plan, "mask"):
+        data = step(data)
+    flat = data["mask"].as_tensor()[0].to(torch.uint8).contiguous()
+    if bool(mask.any()) and not bool(flat.any()):
         flat = _nearest(mask, affine, flat, plan.slice_axis)
-    return Prepared(voxels, flat, affine, patient, tumour, None if flat is None else _targets(flat))
+    return flat, _sample(flat)
 
 
 @functools.lru_cache(maxsize=16)
-def _steps(plan: Plan, masks: tuple[str, ...]) -> list[Callable[..., Any]]:
+def _steps(plan: Plan, key: str) -> list[Callable[..., Any]]:
     from monai.bundle import ConfigComponent
 
-    return [ConfigComponent(config=c).instantiate() for c in plan.transforms(("image",), masks=masks)]
-
-
-def _apply(plan: Plan, image: Any, mask: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Image, mask and affine on the plan's grid; the affine is that of three axes, in 2D too."""
-    data = {"image": image} if mask is None else {"image": image, "mask": mask}
-    affine = image.affine
-    for step in _steps(plan, () if mask is None else ("mask",)):
-        data = step(data)
-        if data["image"].affine.shape == (4, 4):
-            affine = data["image"].affine
-    voxels = data["image"].as_tensor().float().contiguous()
-    flat = None if mask is None else data["mask"].as_tensor()[0].to(torch.uint8)
-    return voxels, flat, torch.as_tensor(affine).double()
+    configs = plan.transforms((), masks=(key,)) if key == "mask" else plan.transforms((key,))
+    return [ConfigComponent(config=c).instantiate() for c in configs]
 
 
 def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tensor:
@@ -118,7 +133,7 @@ def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tenso
     return filled
 
 
-def _targets(mask: Tensor) -> Tensor:
+def _sample(mask: Tensor) -> Tensor:
     voxels = mask.nonzero().to(torch.int32)
     step = -(-len(voxels) // _TARGETS) if len(voxels) > _TARGETS else 1
     return voxels[::step].contiguous()

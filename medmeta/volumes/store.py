@@ -7,10 +7,12 @@ import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from medmeta.errors import MedmetaError
@@ -18,10 +20,15 @@ from medmeta.volumes import entry
 from medmeta.volumes.cohort import patient_key
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
-from medmeta.volumes.prepared import Prepared, prepare
+from medmeta.volumes.prepared import Prepared, prepare, prepare_image, prepare_mask
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image, read_mask
 from medmeta.volumes.record import Volume
+
+_Key: TypeAlias = tuple[Any, ...]
+_Tensors: TypeAlias = dict[str, Tensor]
+_Make: TypeAlias = Callable[[Volume], _Tensors]
+_Name: TypeAlias = Callable[[Volume, Path], Path]
 
 _LOG = logging.getLogger(__name__)
 _SPARE = 64 * 2**20  # bytes of disk left free
@@ -64,11 +71,12 @@ class Store:
     ) -> None:
         self.plan = plan
         self.folder = Path(folder) if folder is not None else None
-        self._memory = memory
-        self._held: OrderedDict[Volume, Prepared] = OrderedDict()
-        self._entries: dict[Volume, tuple[entry.Entry, entry.Entry | None]] = {}
+        self._memory, self._bytes = memory, 0
+        self._held: OrderedDict[_Key, _Tensors] = OrderedDict()
+        self._entries: dict[_Key, entry.Entry] = {}
+        self._hashes: dict[tuple[Path, ...], str] = {}
+        self._grids: dict[_Key, Any] = {}
         self._lock = threading.Lock()
-        self._bytes = 0
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry.sweep(self.folder)
@@ -78,13 +86,21 @@ class Store:
         """The volume on the plan's grid.
 
         Raises:
-            VolumeError: where its files cannot be read right.
-            CohortError: where the mask does not hold the label, or channels do not fit.
+            VolumeError: where its files cannot be read right, or the mask does not hold the label.
+            CohortError: where channels do not fit the plan or each other.
             StoreError: where the disk has no room.
         """
-        if self.folder is None:
-            return self._from_memory(volume)
-        return self._from_disk(volume, self.folder)
+        image = self._kept(_image_key(volume), self._image_file, self._make_image, volume)
+        masked = volume.mask is not None or volume.tumour is None
+        mask = self._kept(_mask_key(volume), self._mask_file, self._make_mask, volume) if masked else {}
+        return Prepared(
+            image["image"],
+            mask.get("mask"),
+            image["affine"],
+            self.patient(volume),
+            volume.tumour,
+            mask.get("target"),
+        )
 
     def patient(self, volume: Volume) -> str:
         """Hashed key of a volume's patient, as in what :meth:`read` gives."""
@@ -98,8 +114,15 @@ class Store:
         if not volumes:
             return 0
         step = max(1, len(volumes) // 8)
-        sizes = [_bytes(self._prepare(v)) for v in list(volumes)[::step][:8]]
+        sizes = [self._size(v) for v in list(volumes)[::step][:8]]
         return max(sizes) * len(volumes)
+
+    def _size(self, volume: Volume) -> int:
+        image = read_image(volume)
+        mask = read_mask(volume, image)
+        made = prepare(self.plan, image, mask=mask)
+        tensors = {"image": made.image, "affine": made.affine, "mask": made.mask, "target": made.target}
+        return _bytes({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
     def fill(self, volumes: Sequence[Volume], *, workers: int = 2, track: Track = silent) -> None:
         """Prepare all volumes now.
@@ -113,7 +136,7 @@ class Store:
             StoreError: before anything is written, where the disk has not the room.
         """
         if self.folder is not None:
-            missing = [v for v in volumes if not self._present(v, self.folder)]
+            missing = [v for v in volumes if not self._image_file(v, self.folder).exists()]
             self._check_room(self.size(missing), self.folder)
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(self.read, volumes)
@@ -122,59 +145,86 @@ class Store:
 
     # -- making ----------------------------------------------------------------------------------
 
-    def _prepare(self, volume: Volume) -> Prepared:
-        """Read and prepare, without keeping."""
-        image = read_image(volume)
-        mask = read_mask(volume, image)
-        return prepare(self.plan, image, mask=mask, patient=self.patient(volume), tumour=volume.tumour)
+    def _make_image(self, volume: Volume) -> _Tensors:
+        native = read_image(volume)
+        self._grids[_image_key(volume)] = _grid(native)
+        voxels, affine = prepare_image(self.plan, native)
+        return {"image": voxels, "affine": affine}
 
-    def _from_memory(self, volume: Volume) -> Prepared:
+    def _make_mask(self, volume: Volume) -> _Tensors:
+        key = _image_key(volume)
+        if key not in self._grids:
+            self._grids[key] = _grid(read_image(volume))
+        affine = self._kept(key, self._image_file, self._make_image, volume)["affine"]
+        flat, target = prepare_mask(self.plan, read_mask(volume, self._grids[key]), affine)
+        return {"mask": flat, "target": target}
+
+    # -- keeping ---------------------------------------------------------------------------------
+
+    def _kept(self, key: _Key, file: _Name, make: _Make, volume: Volume) -> _Tensors:
+        """The tensors from where they are kept, made first where they are not."""
+        if self.folder is None:
+            return self._from_memory(key, make, volume)
+        for _ in range(3):  # an entry may be removed between finding and mapping it
+            known = self._entries.get(key) or self._find(file(volume, self.folder), make, volume)
+            try:
+                tensors = known.tensors()
+            except entry.EntryError:
+                self._entries.pop(key, None)
+                continue
+            self._entries[key] = known
+            return tensors
+        raise StoreError(
+            "a store folder that stays",
+            found="entries that vanish as they are made",
+            cure="Give each program that cleans folders another one.",
+        )
+
+    def _from_memory(self, key: _Key, make: _Make, volume: Volume) -> _Tensors:
         with self._lock:
-            if volume in self._held:
-                self._held.move_to_end(volume)
-                return self._held[volume]
-        made = self._prepare(volume)
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        made = make(volume)
         with self._lock:
-            if volume not in self._held:
-                self._held[volume] = made
+            if key not in self._held:
+                self._held[key] = made
                 self._bytes += _bytes(made)
             while len(self._held) > 1 and self._bytes > self._memory:
                 self._bytes -= _bytes(self._held.popitem(last=False)[1])
         return made
 
-    def _from_disk(self, volume: Volume, folder: Path) -> Prepared:
-        known = self._entries.get(volume)
-        if known is None:
-            known = self._open(volume, folder)
-            self._entries[volume] = known
-        kept, target = known
-        try:
-            image, mask = kept.tensors(), target.tensors() if target else {}
-        except entry.EntryError:
-            del self._entries[volume]  # removed or replaced while we ran
-            return self._from_disk(volume, folder)
-        return Prepared(
-            image["image"],
-            mask.get("mask"),
-            image["affine"],
-            self.patient(volume),
-            volume.tumour,
-            mask.get("target"),
-        )
+    def _find(self, file: Path, make: _Make, volume: Volume) -> entry.Entry:
+        """Find an entry, checked bytewise once a process, or make it, once for all processes."""
+        with entry.locked(file):
+            found = self._checked(file)
+            if found is None:
+                made = make(volume)
+                self._check_room(_bytes(made), file.parent)
+                self._write(file, made)
+                found = entry.check(file)
+        return found
 
-    def _open(self, volume: Volume, folder: Path) -> tuple[entry.Entry, entry.Entry | None]:
-        """Find both entries, or make them; checked bytewise once a process."""
-        image, mask = self._files(volume, folder)
-        with entry.locked(image):
-            found = [self._checked(file) for file in (image, mask) if file is not None]
-            if any(f is None for f in found):
-                made = self._prepare(volume)
-                self._check_room(_bytes(made), folder)
-                self._write(image, {"image": made.image, "affine": made.affine})
-                if mask is not None and made.mask is not None and made.target is not None:
-                    self._write(mask, {"mask": made.mask, "target": made.target})
-                found = [entry.check(file) for file in (image, mask) if file is not None]
-        return found[0], found[1] if mask is not None else None  # type: ignore[return-value]
+    def _image_file(self, volume: Volume, folder: Path) -> Path:
+        return folder / f"{entry.name(self._hash(volume.image), self.plan.key, volume.series)}.image"
+
+    def _mask_file(self, volume: Volume, folder: Path) -> Path:
+        image = self._image_file(volume, folder).stem
+        target = self._hash((volume.mask,)) if volume.mask and volume.tumour else "free"
+        return folder / f"{entry.name(image, target, volume.label)}.mask"
+
+    def _hash(self, files: tuple[Path, ...]) -> str:
+        """Hash of the files' bytes, read once a process."""
+        if files not in self._hashes:
+            try:
+                self._hashes[files] = entry.content_hash(files)
+            except OSError as error:
+                raise CohortError(
+                    "files of a volume that can be read",
+                    found=f"one that cannot ({type(error).__name__})",
+                    cure="Open the cohort again; it may have changed since.",
+                ) from error
+        return self._hashes[files]
 
     def _write(self, file: Path, tensors: dict[str, Tensor]) -> None:
         try:
@@ -195,24 +245,6 @@ class Store:
             _LOG.warning("a damaged entry of the store is made anew (%s)", error)
             return None
 
-    def _files(self, volume: Volume, folder: Path) -> tuple[Path, Path | None]:
-        try:
-            content = entry.content_hash(volume.image)
-            target = entry.content_hash([volume.mask]) if volume.mask else "free"
-        except OSError as error:
-            raise CohortError(
-                "files of a volume that can be read",
-                found=f"one that cannot ({type(error).__name__})",
-                cure="Open the cohort again; it may have changed since.",
-            ) from error
-        image = folder / f"{entry.name(content, self.plan.key, volume.series)}.image"
-        if volume.mask is None and volume.tumour is not None:
-            return image, None
-        return image, image.with_name(f"{entry.name(image.stem, target, volume.label)}.mask")
-
-    def _present(self, volume: Volume, folder: Path) -> bool:
-        return all(file is None or file.exists() for file in self._files(volume, folder))
-
     def _check_room(self, needed: int, folder: Path) -> None:
         free = shutil.disk_usage(folder).free
         if needed + _SPARE > free and needed:
@@ -232,6 +264,22 @@ class Store:
         return file.read_text()
 
 
-def _bytes(made: Prepared) -> int:
-    tensors = [made.image, made.affine, made.mask, made.target]
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+def _image_key(volume: Volume) -> _Key:
+    return ("image", volume.image, volume.series)
+
+
+def _mask_key(volume: Volume) -> _Key:
+    target = (volume.mask, volume.label) if volume.tumour else None
+    return ("mask", volume.image, volume.series, target)
+
+
+def _grid(native: Any) -> Any:
+    """Shape, affine and frame of reference of an image, without its voxels."""
+    from monai.data import MetaTensor
+
+    nothing = torch.zeros((1,) * native.ndim).expand(native.shape)
+    return MetaTensor(nothing, affine=native.affine.clone(), meta=dict(native.meta))
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
