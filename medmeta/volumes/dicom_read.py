@@ -121,6 +121,8 @@ def _stored_bits(pixels: NDArray, header: Header) -> NDArray:
 
 def _whole(ds: Dataset, header: Header) -> None:
     """The header is the one that was checked, and compressed frames are all there."""
+    if "PixelData" not in ds:  # an encapsulated element without its end is not read at all
+        raise VolumeError("truncated-pixels", found="no end of the pixel data", where=header.path)
     same = (ds.get("Rows"), ds.get("Columns"), str(ds.get("SOPInstanceUID", "")).strip(" \0"))
     if same != (header.rows, header.columns, header.sop_instance):
         raise VolumeError("damaged-file", found="another file than a moment ago", where=header.path)

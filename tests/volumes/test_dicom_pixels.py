@@ -1,0 +1,288 @@
+"""Stored bits, transfer syntaxes and units: the value of each voxel is the one that was written."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+
+from medmeta.volumes import VolumeError, load
+from tests.volumes.phantoms import PET, classic, enhanced, save, voxels
+
+PIXELS = voxels((3, 40, 36))
+
+
+def values(folder: Path) -> np.ndarray:
+    return load(folder)[0].numpy().transpose(2, 1, 0)
+
+
+def test_rescaled_slice_by_slice_in_float(tmp_path: Path) -> None:
+    def alter(ds: Dataset, index: int) -> None:
+        ds.RescaleSlope, ds.RescaleIntercept = 0.1 * (index + 1), -3.5
+
+    slopes = np.array([0.1, 0.2, 0.3])[:, None, None]
+    expected = (PIXELS * np.round(slopes, 6) - 3.5).astype(np.float32)
+    np.testing.assert_allclose(
+        values(save(classic(PIXELS, alter=alter), tmp_path / "s")), expected, atol=1e-4
+    )
+
+
+def test_hounsfield_units_are_whole(tmp_path: Path) -> None:
+    pixels = voxels((3, 8, 8), low=0, high=4000).astype(np.uint16)
+    found = values(save(classic(pixels, intercept=-1024), tmp_path / "s"))
+    np.testing.assert_array_equal(found, pixels.astype(np.float32) - 1024)
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_bits_stored_are_not_part_of_the_value(tmp_path: Path, frames: bool, signed: bool) -> None:
+    low, high = (-2048, 2048) if signed else (0, 4096)
+    clean = np.random.default_rng(1).integers(low, high, (3, 40, 36)).astype(np.int16)
+    overlay = np.random.default_rng(2).integers(0, 16, clean.shape).astype(np.uint16) << 12
+    dirty = ((clean.view(np.uint16) & 0x0FFF) | overlay).astype(np.uint16)
+
+    def alter(ds: Dataset, index: int = 0) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, int(signed)
+
+    if frames:
+        made = [enhanced(dirty)]
+        alter(made[0])
+    else:
+        made = classic(dirty, alter=alter)
+    np.testing.assert_array_equal(values(save(made, tmp_path / "s")), clean.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
+def test_every_whole_number_type(tmp_path: Path, kind: Any) -> None:
+    info = np.iinfo(kind)
+    pixels = np.random.default_rng(0).integers(info.min, info.max, (2, 8, 8), endpoint=True).astype(kind)
+    found = values(save(classic(pixels), tmp_path / "s"))
+    np.testing.assert_array_equal(found, pixels.astype(np.float64).astype(np.float32))
+
+
+def test_monochrome1_keeps_its_stored_values(tmp_path: Path) -> None:
+    def alter(ds: Dataset, index: int) -> None:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+
+    np.testing.assert_array_equal(values(save(classic(PIXELS, alter=alter), tmp_path / "s")), PIXELS)
+
+
+LOSSLESS = {
+    "implicit": uid.ImplicitVRLittleEndian,
+    "big endian": uid.ExplicitVRBigEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+    "RLE": uid.RLELossless,
+    "JPEG-LS": uid.JPEGLSLossless,
+    "JPEG 2000": uid.JPEG2000Lossless,
+}
+
+
+def rewritten(folder: Path, syntax: uid.UID) -> None:
+    for file in folder.iterdir():
+        ds = pydicom.dcmread(file)
+        if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:
+            ds.compress(syntax, generate_instance_uid=False)
+        elif syntax == uid.ExplicitVRBigEndian:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
+        ds.file_meta.TransferSyntaxUID = syntax
+        file.unlink()
+        pydicom.dcmwrite(
+            file,
+            ds,
+            implicit_vr=syntax == uid.ImplicitVRLittleEndian,
+            little_endian=syntax != uid.ExplicitVRBigEndian,
+        )
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_syntaxes(tmp_path: Path, name: str) -> None:
+    folder = save(classic(PIXELS), tmp_path / "s")
+    rewritten(folder, LOSSLESS[name])
+    np.testing.assert_array_equal(values(folder), PIXELS)
+
+
+@pytest.mark.parametrize("name", ["RLE", "JPEG-LS", "JPEG 2000"])
+def test_compressed_frames(tmp_path: Path, name: str) -> None:
+    folder = save([enhanced(PIXELS, order=[2, 0, 1])], tmp_path / "s")
+    rewritten(folder, LOSSLESS[name])
+    np.testing.assert_array_equal(values(folder), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "lossless"),
+    [("57", True), ("70", True), ("50", False), ("80", True), ("90", True), ("91", False)],
+)
+def test_syntaxes_written_by_gdcm(tmp_path: Path, syntax: str, lossless: bool) -> None:
+    gdcm = pytest.importorskip("gdcm")
+    ramp = (
+        np.arange(32)[None, :, None] * 4 + np.arange(32)[None, None, :] * 3 + np.arange(3)[:, None, None]
+    ).astype(np.uint8)
+    folder = save(classic(ramp), tmp_path / "s")
+    for file in folder.iterdir():
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        target = f"1.2.840.10008.1.2.4.{syntax}"
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(target)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(str(file))
+        assert writer.Write()
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == target
+    found = values(folder)
+    if lossless:
+        np.testing.assert_array_equal(found, ramp)
+    else:
+        np.testing.assert_allclose(found, ramp, atol=6)
+
+
+def test_a_cut_jpeg_2000_stream_is_noticed(tmp_path: Path) -> None:
+    folder = save(classic(PIXELS), tmp_path / "s")
+    rewritten(folder, uid.JPEG2000Lossless)
+    ds = pydicom.dcmread(folder / "001.dcm")
+    frame = next(iter(generate_frames(ds.PixelData, number_of_frames=1)))
+    ds.PixelData = encapsulate([frame[: len(frame) // 2]])
+    ds.save_as(folder / "001.dcm")
+    with pytest.raises(VolumeError) as caught:
+        load(folder)
+    assert caught.value.code == "truncated-pixels"
+
+
+@pytest.mark.parametrize("name", ["RLE", "JPEG-LS", "JPEG 2000"])
+def test_a_cut_file_is_noticed(tmp_path: Path, name: str) -> None:
+    folder = save(classic(voxels((3, 64, 64))), tmp_path / "s")
+    rewritten(folder, LOSSLESS[name])
+    file = folder / "002.dcm"
+    file.write_bytes(file.read_bytes()[:-1500])
+    with pytest.raises(VolumeError) as caught:
+        load(folder)
+    assert caught.value.code in ("truncated-pixels", "damaged-pixels")
+
+
+def test_missing_decoder_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from medmeta.volumes import decoders
+
+    folder = save(classic(PIXELS), tmp_path / "s")
+    rewritten(folder, uid.JPEG2000Lossless)
+    monkeypatch.setattr(decoders, "_installed", lambda module: False)
+    with pytest.raises(VolumeError, match="pip install pylibjpeg-openjpeg") as caught:
+        load(folder)
+    assert caught.value.code == "missing-decoder"
+
+
+# -- PET ----------------------------------------------------------------------------------------------------
+
+ACTIVITY = np.full((3, 4, 4), 5000, np.int16)
+
+
+def pet(ds: Dataset, index: int) -> None:
+    ds.Units, ds.DecayCorrection = "BQML", "START"
+    ds.CorrectedImage = ["DECY", "ATTN", "SCAT"]
+    ds.PatientWeight = 70
+    ds.SeriesDate, ds.SeriesTime = "20200102", "110000"
+    ds.AcquisitionDate, ds.AcquisitionTime = "20200102", f"11{index:02d}00"
+    drug = Dataset()
+    drug.RadionuclideTotalDose, drug.RadionuclideHalfLife = 3.7e8, 6586.2
+    drug.RadiopharmaceuticalStartTime = "100000.00"
+    ds.RadiopharmaceuticalInformationSequence = [drug]
+
+
+def pet_series(**changes: Any) -> list[Dataset]:
+    def alter(ds: Dataset, index: int) -> None:
+        pet(ds, index)
+        for name, value in changes.items():
+            where = ds.RadiopharmaceuticalInformationSequence[0] if name.startswith("Radio") else ds
+            if value is None:
+                delattr(where, name)
+            else:
+                setattr(where, name, value)
+
+    return classic(ACTIVITY, sop_class=PET, modality="PT", alter=alter)
+
+
+def test_uptake_by_body_weight(tmp_path: Path) -> None:
+    image = load(save(pet_series(), tmp_path / "s"))
+    left = 3.7e8 * 0.5 ** (3600 / 6586.2)
+    assert image.meta["unit"] == "SUV"
+    assert float(image.max()) == pytest.approx(5000 * 70_000 / left, rel=1e-5)
+
+
+def test_uptake_across_midnight_and_corrected_to_injection(tmp_path: Path) -> None:
+    late = pet_series(RadiopharmaceuticalStartTime="233000", SeriesTime="003000", AcquisitionTime="003000")
+    left = 3.7e8 * 0.5 ** (3600 / 6586.2)
+    assert float(load(save(late, tmp_path / "a")).max()) == pytest.approx(5000 * 70_000 / left, rel=1e-5)
+    admin = load(save(pet_series(DecayCorrection="ADMIN"), tmp_path / "b"))
+    assert float(admin.max()) == pytest.approx(5000 * 70_000 / 3.7e8, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "words"),
+    [
+        ({"PatientWeight": None}, "BQML", "no PatientWeight"),
+        ({"PatientWeight": 0}, "BQML", "no PatientWeight"),
+        ({"RadionuclideTotalDose": None}, "BQML", "no RadionuclideTotalDose"),
+        ({"RadionuclideHalfLife": None}, "BQML", "no RadionuclideHalfLife"),
+        ({"RadiopharmaceuticalStartTime": None}, "BQML", "no usable time"),
+        ({"CorrectedImage": ["ATTN"]}, "BQML", "not decay corrected"),
+        ({"DecayCorrection": "NONE"}, "BQML", "DecayCorrection is 'NONE'"),
+        ({"SeriesTime": "150000"}, "BQML", "no usable time"),
+        ({"Units": "CNTS"}, "CNTS", "cannot be turned into SUV"),
+    ],
+)
+def test_without_the_tags_it_stays_as_stored(
+    tmp_path: Path, caplog: Any, changes: dict[str, Any], unit: str, words: str
+) -> None:
+    image = load(save(pet_series(**changes), tmp_path / "s"))
+    assert image.meta["unit"] == unit
+    assert float(image.max()) == 5000
+    assert words in caplog.text
+
+
+def test_ct_that_is_not_in_hounsfield_units_says_so(tmp_path: Path, caplog: Any) -> None:
+    made = classic(PIXELS, alter=lambda ds, _: setattr(ds, "RescaleType", "HU_MOD"))
+    assert load(save(made, tmp_path / "s")).meta["unit"] == "HU_MOD"
+    assert "not in HU" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("BurnedInAnnotation", "YES", "burned-in annotation"),
+        ("ConversionType", "WSD", "secondary capture"),
+        ("Modality", "US", "ultrasound"),
+    ],
+)
+def test_pixels_that_may_show_a_name(tmp_path: Path, caplog: Any, name: str, value: str, words: str) -> None:
+    load(save(classic(PIXELS, alter=lambda ds, _: setattr(ds, name, value)), tmp_path / "s"))
+    assert words in caplog.text
+
+
+def test_a_file_that_changes_between_header_and_pixels(tmp_path: Path) -> None:
+    from medmeta.volumes.dicom_read import read_stack
+    from medmeta.volumes.dicom_series import find_series
+    from medmeta.volumes.preflight import preflight
+
+    made = classic(PIXELS)
+    folder = save(made, tmp_path / "s")
+    stack = preflight(find_series(folder)[0].headers)
+    other = copy.deepcopy(made[0])
+    other.SOPInstanceUID = uid.generate_uid()
+    pydicom.dcmwrite(folder / "000.dcm", other)
+    with pytest.raises(VolumeError) as caught:
+        read_stack(stack)
+    assert caught.value.code == "damaged-file"
+    (folder / "000.dcm").unlink()
+    with pytest.raises(VolumeError) as caught:
+        read_stack(stack)
+    assert caught.value.code == "not-found"
