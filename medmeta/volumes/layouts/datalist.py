@@ -7,7 +7,7 @@ from typing import Any
 
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
-from medmeta.volumes.layouts.listing import Listing, free_or, read_json, stem
+from medmeta.volumes.layouts.listing import Listing, free_or, read_json, section, stem, there
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -41,8 +41,8 @@ def read(path: Path, track: Track = silent) -> Listing:
     names, classes = label_names(about), label_names(about, background=True)
     cases: list[Volume] = []
     number = 0
-    for section in _SECTIONS:
-        for entry in about.get(section) or []:
+    for name in _SECTIONS:
+        for entry in section(about, name):
             number += 1
             _add(listing, cases, entry, root, number, classes, modalities(about))
     per_label(listing, cases, names or counted_names(cases), what="masked entry", track=track)
@@ -64,7 +64,7 @@ def _add(
         return
     files = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     image = tuple(root / str(f) for f in files)
-    if not all(p.exists() for p in image):
+    if not all(there(p) for p in image):
         listing.problems.append(f"entry {number}: the image does not exist")
         return
     patient = str(entry.get("patient") or entry.get("subject_id") or stem(image[0]))
@@ -76,11 +76,11 @@ def _add(
         listing.volumes.append(Volume(patient, image, tumour=tumour, modality=modality))
     elif _is_file(root, label):
         cases.append(Volume(patient, image, root / label, modality=modality))
-    elif stem(Path(label)) != Path(label).name:
+    elif stem(Path(str(label))) != Path(str(label)).name:
         listing.problems.append(f"entry {number}: the mask does not exist")
     else:
         listing.volumes.append(Volume(patient, image, tumour=free_or(str(label)), modality=modality))
 
 
 def _is_file(root: Path, label: object) -> bool:
-    return isinstance(label, str) and bool(label) and (root / label).is_file()
+    return isinstance(label, str) and bool(label) and there(root / label) and (root / label).is_file()

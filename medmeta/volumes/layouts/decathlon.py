@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
-from medmeta.volumes.layouts.listing import Listing, image_files, read_json, stem
+from medmeta.volumes.layouts.listing import Listing, image_files, read_json, section, stem, there
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -30,7 +30,7 @@ def read(path: Path, track: Track = silent) -> Listing:
     """
     listing = Listing()
     about = read_json(path / "dataset.json") if (path / "dataset.json").is_file() else {}
-    cases = _listed(path, about, listing) if about.get("training") else _found(path, about, listing)
+    cases = _listed(path, about, listing) if section(about, "training") else _found(path, about, listing)
     per_label(listing, cases, label_names(about) or counted_names(cases), track=track)
     return listing
 
@@ -44,16 +44,16 @@ def modalities(about: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple("MR" if n.startswith("MR") else n for n in names)
 
 
-def _listed(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volume]:
+def _listed(path: Path, about: dict[str, Any], listing: Listing) -> list[Volume]:
     cases = []
-    for number, entry in enumerate(about["training"], start=1):
+    for number, entry in enumerate(section(about, "training"), start=1):
         if not isinstance(entry, dict) or "image" not in entry:
             listing.problems.append(f"training entry {number}: no image")
             continue
         image = path / str(entry["image"])
         mask = path / str(entry["label"]) if entry.get("label") else None
-        channels = (image,) if image.exists() else _channels(image.parent, stem(image))
-        if not channels or mask is None or not mask.exists():
+        channels = (image,) if there(image) else _channels(image.parent, stem(image))
+        if not channels or mask is None or not there(mask):
             listing.problems.append(f"training entry {number}: the image or the mask does not exist")
             continue
         cases.append(Volume(stem(image), channels, mask, modality=modalities(about)))

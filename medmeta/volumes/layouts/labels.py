@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medmeta.volumes.layouts.listing import Listing
+from medmeta.volumes.layouts.listing import CohortError, Listing
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -69,11 +69,16 @@ def label_names(about: Mapping[str, Any], *, background: bool = False) -> dict[i
         >>> label_names({"labels": {"background": 0, "whole": [1, 2], "edema": 2}})
         {2: 'edema'}
     """
+    labels = about.get("labels") or {}
+    if isinstance(labels, list):
+        labels = {str(value): name for value, name in enumerate(labels)}
+    if not isinstance(labels, dict):
+        raise CohortError("an object of labels", found=type(labels).__name__, cure="Repair the file.")
     names: dict[int, str] = {}
-    for key, value in dict(about.get("labels") or {}).items():
+    for key, value in labels.items():
         if str(key).lstrip("-").isdecimal():
             number, name = int(key), str(value)
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not isinstance(value, bool):
             number, name = value, str(key)
         else:
             continue

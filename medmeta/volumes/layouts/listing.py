@@ -76,6 +76,36 @@ def free_or(name: str | None) -> str | None:
     return None if not name or name.lower() in FREE else name
 
 
+def there(path: Path) -> bool:
+    """Whether a file or folder exists; False, too, for what cannot be a path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(file: Path) -> str:
+    """Text in UTF-8, UTF-16 with its mark, or else Latin-1 as old spreadsheets write it."""
+    raw = file.read_bytes()
+    coding = "utf-16" if raw[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
+    try:
+        return raw.decode(coding)
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def section(about: dict[str, Any], name: str) -> list[Any]:
+    """A list of a JSON object, empty where it is absent.
+
+    Raises:
+        CohortError: where it is anything but a list.
+    """
+    found = about.get(name)
+    if not (found is None or isinstance(found, list)):
+        raise CohortError(f"a list under {name!r}", found=type(found).__name__, cure="Repair the file.")
+    return found or []
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -83,8 +113,8 @@ def read_json(file: Path) -> dict[str, Any]:
         CohortError: where it is not one.
     """
     try:
-        about = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        about = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise CohortError(f"{file.name} as JSON", found="a syntax error", cure="Repair the file.") from error
     if not isinstance(about, dict):
         raise CohortError(f"an object in {file.name}", found=type(about).__name__, cure="Repair the file.")

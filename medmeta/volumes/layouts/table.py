@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from medmeta.errors import nearest
-from medmeta.volumes.layouts.listing import CohortError, Listing, free_or, stem
+from medmeta.volumes.layouts.listing import CohortError, Listing, free_or, read_text, stem, there
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -49,8 +49,11 @@ def read(path: Path, track: Track = silent) -> Listing:
             found="none or several",
             cure="Name the table cohort.csv.",
         )
-    text = table.read_text(encoding="utf-8-sig")
-    rows = list(csv.reader(text.splitlines(), delimiter=_delimiter(table, text)))
+    text = read_text(table)
+    try:
+        rows = list(csv.reader(text.splitlines(), delimiter=_delimiter(table, text)))
+    except csv.Error as error:
+        raise CohortError("a table", found=str(error), cure="Save it as CSV in UTF-8.") from error
     if not rows:
         raise CohortError(
             "a table with a header", found="an empty file", cure="Write patient,image,mask,tumor."
@@ -96,7 +99,7 @@ def _add(listing: Listing, row: dict[str, str], root: Path, number: int) -> None
         return
     image = tuple(root / part.strip() for part in row["image"].split(";") if part.strip())
     mask = root / row["mask"] if row.get("mask") else None
-    missing = [what for what, p in [*(("image", p) for p in image), ("mask", mask)] if p and not p.exists()]
+    missing = [what for what, p in [*(("image", p) for p in image), ("mask", mask)] if p and not there(p)]
     if missing:
         listing.problems.append(f"row {number}: the {missing[0]} file does not exist")
         return
