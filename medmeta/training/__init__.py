@@ -1,1 +1,8 @@
+"""The outer loop and what it leaves: a run that can be resumed, opened and adapted."""
 
+from medmeta.training.checkpoint import RunError
+from medmeta.training.outer import Schedule, Stopped, meta_train
+from medmeta.training.run import Run, load_run, open_run
+from medmeta.training.train import Recipe, train
+
+__all__ = ["Recipe", "Run", "RunError", "Schedule", "Stopped", "load_run", "meta_train", "open_run", "train"]

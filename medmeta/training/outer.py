@@ -1,0 +1,263 @@
+"""The outer loop: any learner, any stream of episodes; stopped anywhere, it goes on exactly."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from medmeta.episodes import Episode
+from medmeta.learners import Learner
+from medmeta.training.checkpoint import RunError
+from medmeta.training.ranks import Ranks
+from medmeta.volumes.progress import Track, silent
+
+
+class Source(Protocol):
+    """Episodes by number, such as :class:`medmeta.episodes.TaskSource`."""
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode number ``index``, the same whenever it is asked for."""
+        ...
+
+
+class Stopped(BaseException):
+    """Training was stopped by SIGTERM after its state was saved."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Args:
+        steps: outer steps.
+        meta_batch: episodes a step, over all processes.
+        rate: highest learning rate of Adam; it rises over the first tenth and falls as a cosine.
+        clip: longest meta-gradient.
+        save_every, validate_every: outer steps between saves and between validations.
+        patience: validations without a better score before training ends; 0 never ends it early.
+    """
+
+    steps: int = 300
+    meta_batch: int = 2
+    rate: float = 3e-3
+    clip: float = 1.0
+    save_every: int = 50
+    validate_every: int = 50
+    patience: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step; a function of the step alone, so that nothing of it needs saving.
+
+        Example:
+            >>> round(Schedule(steps=100, rate=1.0).rate_at(10), 3)
+            1.0
+        """
+        rise = max(1, self.steps // 10)
+        if step < rise:
+            return self.rate * (step + 1) / rise
+        return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+
+
+@dataclass
+class Progress:
+    """Where training is."""
+
+    step: int = 0
+    best: float = -math.inf
+    since_best: int = 0
+
+
+class Keeper(Protocol):
+    """Keeps what training must not lose; :class:`medmeta.training.run.Folder` is one."""
+
+    def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+        """Save all that is needed to go on."""
+        ...
+
+    def save_best(self, learner: nn.Module) -> None:
+        """Save the best weights so far."""
+        ...
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Log one step."""
+        ...
+
+
+def meta_train(
+    learner: Learner,
+    source: Source,
+    schedule: Schedule,
+    *,
+    keeper: Keeper | None = None,
+    validate: Callable[[Learner], float] | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
+    progress: Progress | None = None,
+    track: Track = silent,
+    ranks: Ranks | None = None,
+) -> Progress:
+    """Meta-train a learner in place.
+
+    Args:
+        learner: any; its parameters are changed.
+        source: episodes by number; step ``s`` takes numbers ``s * meta_batch`` onwards, whichever process.
+        schedule: how long and how fast.
+        keeper: saves and logs; None keeps nothing.
+        validate: gives a score (higher is better) on types neither trained on nor held out.
+        optimiser, progress: of an earlier run to go on with.
+        track: shows progress; its description carries loss, score and tasks a second.
+        ranks: the processes that share the work; None is this one alone.
+
+    Raises:
+        RunError: where a loss is not finite (naming the step, the task and its hashed patients) or memory
+            does not suffice (naming what to lower).
+        Stopped: after a SIGTERM, once the state is saved.
+    """
+    model = _module(learner)
+    ranks = ranks or Ranks()
+    optimiser = optimiser or torch.optim.Adam(model.parameters(), lr=schedule.rate)
+    progress = progress or Progress()
+    model.train()
+    began, first = time.monotonic(), progress.step
+    with _terminated() as stop:
+        for step in track(
+            range(first, schedule.steps), description="meta-training", total=schedule.steps - first
+        ):
+            losses = _step(learner, source, schedule, step, optimiser, ranks)
+            progress.step = step + 1
+            record: dict[str, Any] = {
+                "step": progress.step,
+                "loss": sum(losses) / len(losses),
+                "rate": schedule.rate_at(step),
+                "tasks_per_second": (progress.step - first)
+                * schedule.meta_batch
+                / (time.monotonic() - began),
+            }
+            last = progress.step == schedule.steps
+            if validate and (last or progress.step % schedule.validate_every == 0):
+                record["score"] = _validate(learner, validate, progress, keeper)
+            if keeper:
+                keeper.note(record)
+            stopping = ranks.any(stop.is_set())
+            if keeper and (last or stopping or progress.step % schedule.save_every == 0):
+                keeper.save(model, optimiser, progress)
+            if stopping:
+                raise Stopped
+            if schedule.patience and progress.since_best >= schedule.patience:
+                break
+    return progress
+
+
+def _module(learner: Learner) -> nn.Module:
+    if not isinstance(learner, nn.Module):
+        raise TypeError(f"{type(learner).__name__} is not a torch.nn.Module")
+    return learner
+
+
+def _step(
+    learner: Learner,
+    source: Source,
+    schedule: Schedule,
+    step: int,
+    optimiser: torch.optim.Optimizer,
+    ranks: Ranks,
+) -> list[float]:
+    """One outer step; the losses of all its episodes."""
+    numbers = range(step * schedule.meta_batch, (step + 1) * schedule.meta_batch)
+    mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
+    optimiser.zero_grad(set_to_none=False)
+    try:
+        losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
+    except torch.OutOfMemoryError as error:
+        raise _too_large(mine) from error
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    ranks.add_gradients(parameters)
+    losses = ranks.gather(losses)
+    for number, loss in zip(numbers, losses, strict=True):
+        if not math.isfinite(loss):
+            raise _not_finite(step, source[number])
+    norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
+    if not bool(torch.isfinite(norm)):
+        raise _not_finite(step, mine[0] if mine else source[numbers[0]])
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.rate_at(step)
+    optimiser.step()
+    return losses
+
+
+def _validate(
+    learner: Learner, validate: Callable[[Learner], float], progress: Progress, keeper: Keeper | None
+) -> float:
+    score = validate(learner)
+    _module(learner).train()
+    if math.isfinite(score) and score > progress.best:
+        progress.best, progress.since_best = score, 0
+        if keeper:
+            keeper.save_best(_module(learner))
+    else:
+        progress.since_best += 1
+    return score
+
+
+def _not_finite(step: int, episode: Episode) -> RunError:
+    patients = sorted({*episode.support.patients, *episode.query.patients})
+    return RunError(
+        "a finite loss",
+        found=f"NaN or infinity at outer step {step + 1}, task {' / '.join(episode.support.classes)}, "
+        f"patients {', '.join(patients) or 'unnamed'}",
+        cure="Lower the learning rates, or look at those patients' volumes. Nothing of this step was saved.",
+    )
+
+
+def _too_large(episodes: list[Episode]) -> RunError:
+    support = episodes[0].support
+    return RunError(
+        "memory for the outer step",
+        found=f"too little for patches of {' x '.join(map(str, support.image.shape[2:]))} voxels "
+        f"and {len(support.image)} support examples",
+        cure="Lower the patch, the shots, the inner steps or the meta-batch, or take backend='recompute'.",
+    )
+
+
+@contextmanager
+def _terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; only the main thread may listen."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def device() -> torch.device:
+    """The device to train on: this process's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def on_device(source: Source, where: torch.device) -> Source:
+    """The same episodes on a device."""
+    return _Moved(source, where)
+
+
+@dataclass(frozen=True)
+class _Moved:
+    source: Source
+    where: torch.device
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.source[index].to(self.where)

@@ -1,0 +1,182 @@
+"""What training leaves: a folder with weights, the resolved configuration, the log, what resuming needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medmeta.learners import Learner, create_learner
+from medmeta.networks import build
+from medmeta.training.checkpoint import RunError, read_tensors, write_json, write_tensors
+from medmeta.training.outer import Progress
+from medmeta.volumes import Plan
+
+FORMAT = 1
+"""Of the folder; another one is refused."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained learner with all that its use needs.
+
+    Args:
+        learner: with the weights that training left (the best validated ones where there were any).
+        plan: the preprocessing that its images need.
+        task: ``"segmentation"`` or ``"classification"``.
+        types: tumour types it was trained on.
+        held_out: types that no stage of training saw.
+        network: the backbone's specification, for :func:`medmeta.networks.build`.
+        config: the whole resolved configuration.
+        path: the folder.
+        warm: weights of the ordinary supervised pre-training on the same types, where there was one.
+    """
+
+    learner: Learner
+    plan: Plan
+    task: str
+    types: tuple[str, ...]
+    held_out: tuple[str, ...]
+    network: Mapping[str, Any]
+    config: Mapping[str, Any]
+    path: Path
+    warm: Learner | None = None
+
+
+class Folder:
+    """The folder of a run while it trains: saves at once or not at all, logs line by line."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._board: Any = None
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration."""
+        if self.writes:
+            write_json(self.path / "config.json", config)
+
+    def save(self, learner: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+        """Save weights and optimiser in one file, so that a kill between two files cannot part them."""
+        if not self.writes:
+            return
+        tensors = {f"learner.{name}": value for name, value in learner.state_dict().items()}
+        state = optimiser.state_dict()
+        for number, slots in state["state"].items():
+            tensors |= {f"optimiser.{number}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
+        about = {"progress": asdict(progress), "groups": state["param_groups"]}
+        write_tensors(self.path / "last.safetensors", tensors, about)
+
+    def save_best(self, learner: nn.Module) -> None:
+        """Save the weights alone."""
+        if self.writes:
+            write_tensors(self.path / "weights.safetensors", learner.state_dict())
+
+    def finish(self, learner: nn.Module) -> None:
+        """Leave the weights to use: the best, or the last where none was validated."""
+        if self.writes and not (self.path / "weights.safetensors").is_file():
+            self.save_best(learner)
+        if self._board is not None:
+            self._board.close()
+
+    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+        """Put learner and optimiser back to where :meth:`save` left them."""
+        tensors, about = read_tensors(self.path / "last.safetensors")
+        learner.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("learner.")})
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, number, slot = name.split(".", 2)
+                slots.setdefault(int(number), {})[slot] = value
+        optimiser.load_state_dict({"state": slots, "param_groups": about["groups"]})
+        return Progress(**about["progress"])
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Append one line of JSON, and the same to TensorBoard."""
+        if not self.writes:
+            return
+        with (self.path / "log.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"))
+        for name in record.keys() - {"step"}:
+            self._board.add_scalar(name, record[name], record["step"])
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open what training left.
+
+    Raises:
+        RunError: where the folder is no run, is damaged, or was made by an incompatible version.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    learner = create_learner(
+        config["learner"]["name"], build(config["network"]), **config["learner"]["options"]
+    )
+    _load(learner, folder / "weights.safetensors")
+    warm = None
+    if (folder / "pretrained.safetensors").is_file():
+        warm = create_learner("pretrain-finetune", build(config["network"]), **config["warm"])
+        _load(warm, folder / "pretrained.safetensors")
+    return Run(
+        learner,
+        Plan.from_json(config["plan"]),
+        config["task"],
+        tuple(config["types"]),
+        tuple(config["held_out"]),
+        config["network"],
+        config,
+        folder,
+        warm,
+    )
+
+
+def load_run(path: str | os.PathLike[str]) -> Learner:
+    """The learner of a run; :func:`open_run` gives its plan and types besides.
+
+    Raises:
+        RunError: as :func:`open_run`.
+    """
+    return open_run(path).learner
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run.
+
+    Raises:
+        RunError: where there is none that this version can read.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise RunError(
+            "a run folder with a config.json",
+            found=f"none in {folder.name}",
+            cure="Give what 'medmeta train' wrote.",
+        )
+    try:
+        config = json.loads(file.read_text())
+        version = config["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError("a run's config.json", found="another file", cure="Train again.") from error
+    if version != FORMAT:
+        raise RunError(
+            f"a run of format {FORMAT}",
+            found=f"format {version}, made by medmeta {config.get('versions', {}).get('medmeta', 'unknown')}",
+            cure="Train again with this version, or install the one that made it.",
+        )
+    return dict(config)
+
+
+def _load(learner: Learner, file: Path) -> None:
+    from medmeta.learners import load_weights
+
+    tensors, _ = read_tensors(file)
+    load_weights(learner, tensors)

@@ -1,0 +1,326 @@
+"""From cohorts to a run: plan, store, optional supervised warm start, outer loop, folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmeta.episodes import Augment, TaskSource, classification_task, generator_of, segmentation_task
+from medmeta.errors import nearest
+from medmeta.learners import Learner, create_learner
+from medmeta.learners.tuning import score
+from medmeta.networks import build, encoder, unet
+from medmeta.training.checkpoint import RunError
+from medmeta.training.outer import Schedule, device, meta_train, on_device
+from medmeta.training.ranks import Ranks
+from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
+from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
+from medmeta.volumes.progress import Track, silent
+
+TASKS = ("segmentation", "classification")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, and how; the defaults suit a few minutes on two cores.
+
+    Args:
+        task: ``"segmentation"`` or ``"classification"``.
+        learner: a name of :func:`medmeta.learner_names`.
+        options: of the learner.
+        network: specification of the backbone; None takes a small UNet or encoder.
+        schedule: of the outer loop.
+        warm: of ordinary supervised pre-training before it, None for none.
+        shot: fewest and most support patients a class.
+        query: query patients a class.
+        way: classes an episode when classifying.
+        crops: pieces a patient when segmenting.
+        spacing: mm to work at, the cohort's median by default.
+        patch: voxels of a crop, or of a whole volume when classifying.
+        validate_on: types for early stopping, neither trained on nor held out.
+        augment: of training episodes.
+        seed: everything random is derived from it.
+    """
+
+    task: str = "segmentation"
+    learner: str = "proto-maml"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    warm: Schedule | None = None
+    shot: tuple[int, int] = (1, 5)
+    query: int = 2
+    way: int = 2
+    crops: int = 2
+    spacing: tuple[float, float, float] | None = None
+    patch: tuple[int, ...] | None = None
+    validate_on: tuple[str, ...] = ()
+    augment: Augment | None = field(default_factory=Augment)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise RunError("a task", found=repr(self.task), cure=nearest(self.task, TASKS))
+
+
+def train(
+    cohorts: Cohort | Sequence[Cohort],
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path,
+    hold_out: Sequence[str] = (),
+    store: Store | None = None,
+    resume: bool = False,
+    track: Track = silent,
+) -> Run:
+    """Meta-train a learner on cohorts, some types held out from every stage, and leave a run folder.
+
+    Args:
+        cohorts: what to train on; a patient with a held-out type is left out altogether.
+        recipe: what and how; None takes the defaults.
+        out: the folder to write; refused where it exists, unless ``resume``.
+        hold_out: types that no stage sees.
+        store: prepared volumes of an earlier call, with its plan; None prepares in memory.
+        resume: go on with an interrupted run of the same recipe.
+        track: shows progress.
+
+    Raises:
+        RunError: where ``out`` exists, or the loop must stop (see :func:`meta_train`).
+        EpisodeError: where types or patients do not suffice.
+        VolumeError: where a file cannot be read right.
+    """
+    recipe = recipe or Recipe()
+    folder = Path(out)
+    volumes = _training_volumes(cohorts, (*hold_out, *recipe.validate_on))
+    ranks = Ranks.join()
+    _claim(folder, resume, ranks)
+    if store is None:
+        plan = make_plan(
+            volumes, spacing=recipe.spacing, patch=recipe.patch, whole=recipe.task == "classification"
+        )
+        store = Store(plan, salt=f"seed {recipe.seed}" if ranks.world > 1 else None)
+        store.fill(volumes, track=track)
+    source = TaskSource(
+        volumes,
+        store,
+        seed=recipe.seed,
+        shot=recipe.shot,
+        query=recipe.query,
+        way=recipe.way,
+        crops=recipe.crops,
+        augment=recipe.augment,
+    )
+    network = dict(recipe.network or _network(recipe, store.plan))
+    torch.manual_seed(recipe.seed)
+    learner = create_learner(recipe.learner, build(network), **_options(recipe))
+    warm = create_learner("pretrain-finetune", build(network), **_warm_options(recipe, source))
+    config = _config(recipe, learner, warm, network, store.plan, source, hold_out)
+    _same_recipe(folder, config, resume)
+    keeper = Folder(folder, writes=ranks.rank == 0)
+    keeper.start(config)
+    stage = _Stage(source, ranks, keeper, track, resume, device())
+    began = time.monotonic()
+    if recipe.warm is not None:
+        stage.pretrain(warm, recipe.warm)
+        _start_from(learner, warm)
+    validate = _validation(cohorts, recipe, store) if recipe.validate_on else None
+    stage.run(learner, recipe.schedule, validate)
+    keeper.finish(_module(learner))
+    keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
+    ranks.leave()
+    return open_run(folder)
+
+
+@dataclass
+class _Stage:
+    """One training in a folder: the same source, processes and progress for its parts."""
+
+    source: TaskSource
+    ranks: Ranks
+    keeper: Folder
+    track: Track
+    resume: bool
+    where: torch.device
+
+    def pretrain(self, warm: Learner, schedule: Schedule) -> None:
+        """Ordinary supervised training; done once, a resumed run takes what is there."""
+        from medmeta.training.checkpoint import read_tensors, write_tensors
+
+        file = self.keeper.path / "pretrained.safetensors"
+        if self.resume and file.is_file():
+            _module(warm).load_state_dict(read_tensors(file)[0])
+            return
+        module = _module(warm).to(self.where)
+        far = _Shifted(self.source, 10**9)  # numbers that the outer loop does not reach
+        source = on_device(far, self.where)
+        meta_train(warm, source, schedule, track=self.track, ranks=self.ranks)
+        module.cpu()
+        if self.keeper.writes:
+            write_tensors(file, module.state_dict())
+
+    def run(self, learner: Learner, schedule: Schedule, validate: Callable[[Learner], float] | None) -> None:
+        """The outer loop, from the start or from where it was."""
+        module = _module(learner).to(self.where)
+        optimiser = torch.optim.Adam(module.parameters(), lr=schedule.rate)
+        progress = None
+        if self.resume and (self.keeper.path / "last.safetensors").is_file():
+            progress = self.keeper.restore(module, optimiser)
+        meta_train(
+            learner,
+            on_device(self.source, self.where),
+            schedule,
+            keeper=self.keeper,
+            validate=validate,
+            optimiser=optimiser,
+            progress=progress,
+            track=self.track,
+            ranks=self.ranks,
+        )
+        module.cpu()
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """The same stream, further on."""
+
+    source: TaskSource
+    by: int
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.by + index]
+
+
+def _module(learner: Learner) -> torch.nn.Module:
+    assert isinstance(learner, torch.nn.Module)
+    return learner
+
+
+def _training_volumes(cohorts: Cohort | Sequence[Cohort], left_out: Sequence[str]) -> tuple[Volume, ...]:
+    """Volumes of every patient who has none of the types left out."""
+    many = [cohorts] if isinstance(cohorts, Cohort) else list(cohorts)
+    kept: list[Volume] = []
+    known: set[str] = set()
+    for cohort in many:
+        known |= set(cohort.tumours)
+        gone = {v.patient for v in cohort.volumes if v.tumour in left_out}
+        kept += [v for v in cohort.volumes if v.patient not in gone or v.tumour is None]
+    for name in left_out:
+        if name not in known:
+            raise RunError(
+                f"the type {name!r} in the cohorts", found="no such type", cure=nearest(name, known)
+            )
+    return tuple(kept)
+
+
+def _claim(folder: Path, resume: bool, ranks: Ranks) -> None:
+    """Make the folder; one that exists is never written over."""
+    if ranks.rank == 0:
+        if folder.exists() and any(folder.iterdir()) and not resume:
+            raise RunError(
+                f"a folder to write that does not exist: {folder.name}",
+                found="one with files in it",
+                cure="Give another --out, or --resume to go on with it.",
+            )
+        if resume and not (folder / "config.json").is_file():
+            raise RunError("a run to go on with", found="none there", cure="Train without --resume.")
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
+    if not resume:
+        return
+    before = read_config(folder)
+    different = [k for k in config if k not in ("versions", "seconds") and before.get(k) != _plain(config[k])]
+    if different:
+        raise RunError(
+            "the recipe that the run was begun with",
+            found=f"another {', '.join(different)}",
+            cure="Resume with the same options, or train into another folder.",
+        )
+
+
+def _plain(value: Any) -> Any:
+    import json
+
+    return json.loads(json.dumps(value))
+
+
+def _network(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    make = unet if recipe.task == "segmentation" else encoder
+    return make(plan.spatial_dims, plan.channels)
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """The learner's options; a learned head that nothing was said of has the task's number of classes."""
+    options = dict(recipe.options)
+    if recipe.task == "classification" and recipe.way != 2 and "way" not in options:
+        probe = create_learner(recipe.learner, torch.nn.Linear(1, 1)).options
+        if probe.get("way") is not None:
+            options["way"] = recipe.way
+    return options
+
+
+def _warm_options(recipe: Recipe, source: TaskSource) -> dict[str, Any]:
+    return {} if recipe.task == "segmentation" else {"classes": source.types}
+
+
+def _start_from(learner: Learner, warm: Learner) -> None:
+    """Give the learner the pre-trained backbone, and the head where both have the same."""
+    before = _module(warm).state_dict()
+    own = _module(learner).state_dict()
+    shared = {n: w for n, w in before.items() if n in own and own[n].shape == w.shape and n != "outer_steps"}
+    _module(learner).load_state_dict({**own, **shared})
+
+
+def _validation(
+    cohorts: Cohort | Sequence[Cohort], recipe: Recipe, store: Store
+) -> Callable[[Learner], float]:
+    """Score on the validation types: the mean over 4 episodes a type, always the same ones."""
+    many = [cohorts] if isinstance(cohorts, Cohort) else list(cohorts)
+    volumes = [v for cohort in many for v in cohort.volumes]
+    if recipe.task == "segmentation":
+        tasks = [segmentation_task(volumes, name, store, crops=recipe.crops) for name in recipe.validate_on]
+    else:
+        tasks = [classification_task(volumes, recipe.validate_on, store)]
+    shot = recipe.shot[0]
+    episodes = [
+        task.episode(shot=shot, query=recipe.query, generator=generator_of(recipe.seed, 1, i))
+        for task in tasks
+        for i in range(4)
+    ]
+
+    def validate(learner: Learner) -> float:
+        return sum(score(learner.adapt(e.support), e.query) for e in episodes) / len(episodes)
+
+    return validate
+
+
+def _config(
+    recipe: Recipe,
+    learner: Learner,
+    warm: Learner,
+    network: Mapping[str, Any],
+    plan: Plan,
+    source: TaskSource,
+    hold_out: Sequence[str],
+) -> dict[str, Any]:
+    packages = ("medmeta", "torch", "monai", "numpy")
+    return {
+        "format": FORMAT,
+        "task": recipe.task,
+        "learner": {"name": learner.name, "options": dict(learner.options)},
+        "warm": dict(warm.options),
+        "network": dict(network),
+        "plan": plan.to_json(),
+        "types": list(source.types),
+        "held_out": list(hold_out),
+        "validated_on": list(recipe.validate_on),
+        "recipe": asdict(replace(recipe, options={}, network=None)),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
