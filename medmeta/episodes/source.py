@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -31,9 +32,10 @@ def generator_of(seed: int, *index: int) -> torch.Generator:
 class TaskSource:
     """Training episodes by number, over all types that are not held out.
 
-    Volumes of a held-out type are dropped when the source is made, so no episode can name one. A patient
-    who has a held-out type besides another stays, with the other: split by patient too where the same
-    patients are judged on.
+    Volumes of a held-out type are dropped when the source is made, so no episode can name one. To classify,
+    a patient with two types is left out, for either answer would be right. To segment, a patient who has a
+    held-out type besides another stays, with the other: split by patient too where the same patients are
+    judged on.
 
     Args:
         volumes: training volumes.
@@ -70,11 +72,17 @@ class TaskSource:
                     cure=nearest(name, there) if there else "Open a cohort with tumours.",
                 )
         object.__setattr__(self, "volumes", tuple(v for v in self.volumes if v.tumour not in self.hold_out))
-        object.__setattr__(self, "_patients", self._count())
-        if len(self.types) < self._needed:
+        low, high = self.shots
+        if not (1 <= low <= high and self.query >= 1 and (self.segments or self.way >= 2)):
             raise EpisodeError(
-                f"{self._needed} type(s) with {self.shots[0] + self.query} patients each"
-                f" ({self.shots[0]} support + {self.query} query)",
+                "1 or more shots (fewest, most) and queries, and 2 or more ways to classify",
+                found=f"shots {self.shot}, {self.query} queries, {self.way} ways",
+                cure="Correct the numbers.",
+            )
+        needed = 1 if self.segments else self.way
+        if len(self.types) < needed:
+            raise EpisodeError(
+                f"{needed} type(s) with {low + self.query} patients each ({low} support, {self.query} query)",
                 found=f"{len(self.types)}",
                 cure="Add patients, hold out fewer types, or ask for fewer shots or queries.",
             )
@@ -89,22 +97,23 @@ class TaskSource:
         """Fewest and most support patients a class."""
         return (self.shot, self.shot) if isinstance(self.shot, int) else self.shot
 
-    @property
+    @cached_property
     def types(self) -> tuple[str, ...]:
         """The types with enough patients; ``"none"`` (free of every type) is one when classifying."""
-        patients: dict[str, int] = self._patients  # type: ignore[attr-defined]
-        return tuple(sorted(t for t, n in patients.items() if n >= self.shots[0] + self.query))
+        enough = self.shots[0] + self.query
+        return tuple(sorted(t for t, vs in self._of.items() if len({v.patient for v in vs}) >= enough))
 
-    @property
-    def _needed(self) -> int:
-        return 1 if self.segments else self.way
-
-    def _count(self) -> dict[str, int]:
-        patients: dict[str, set[str]] = {}
+    @cached_property
+    def _of(self) -> dict[str, tuple[Volume, ...]]:
+        """The volumes of each type; to classify, those of patients with one type only."""
+        of: dict[str, list[Volume]] = {}
+        held: dict[str, set[str | None]] = {}
         for v in self.volumes:
-            if not self.segments or (v.tumour and v.mask is not None):
-                patients.setdefault(v.tumour or "none", set()).add(v.patient)
-        return {t: len(p) for t, p in patients.items()}
+            held.setdefault(v.patient, set()).add(v.tumour)
+        for v in self.volumes:
+            if (v.tumour and v.mask is not None) if self.segments else len(held[v.patient]) == 1:
+                of.setdefault(v.tumour or "none", []).append(v)
+        return {t: tuple(vs) for t, vs in of.items()}
 
     def __getitem__(self, index: int) -> Episode:
         """Episode number ``index``: the same for the same seed, wherever it is asked for."""
@@ -119,11 +128,11 @@ class TaskSource:
         """Draw what to learn: one type to segment, ``way`` of them in random order to tell apart."""
         order = torch.randperm(len(self.types), generator=generator).tolist()
         if self.segments:
-            return segmentation_task(
-                self.volumes, self.types[order[0]], self.store, crops=self.crops, augment=self.augment
-            )
+            name = self.types[order[0]]
+            return segmentation_task(self._of[name], name, self.store, crops=self.crops, augment=self.augment)
         names = [self.types[i] for i in order[: self.way]]
-        return classification_task(self.volumes, names, self.store, augment=self.augment)
+        volumes = [v for name in names for v in self._of[name]]
+        return classification_task(volumes, names, self.store, augment=self.augment)
 
     def batch(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> list[Episode]:
         """This rank's share of the ``size`` episodes of an outer step; all ranks together give each once.

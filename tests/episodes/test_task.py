@@ -227,11 +227,21 @@ def test_source_draws_all_types_and_shots(volumes: list[Volume], crops: Store) -
     assert {len(e.support.image) for e in episodes} == {2, 4, 6}
 
 
+def test_source_classifies_patients_of_one_type_only(volumes: list[Volume], whole: Store) -> None:
+    both = [*volumes, *(replace(v, tumour="glioma") for v in volumes if v.tumour == "cyst")]
+    assert source(both, whole).types == ("glioma", "none")
+    with pytest.raises(EpisodeError, match="found 1"):
+        source([v for v in both if v.tumour], whole)
+
+
 def test_source_refuses_what_it_cannot_give(volumes: list[Volume], crops: Store, whole: Store) -> None:
     with pytest.raises(EpisodeError, match="Did you mean 'glioma'"):
         source(volumes, crops, hold_out=("gliom",))
     with pytest.raises(EpisodeError, match=r"1 type\(s\) with 7 patients each"):
         source(volumes, crops, shot=5)
+    for wrong in ({"shot": 0}, {"shot": (3, 2)}, {"query": 0}, {"way": 1}):
+        with pytest.raises(EpisodeError, match="1 or more shots"):
+            source(volumes, whole, **wrong)
     with pytest.raises(EpisodeError, match=r"4 type\(s\)"):
         source(volumes, whole, way=4)
     with pytest.raises(EpisodeError, match="found 0"):
