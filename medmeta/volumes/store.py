@@ -77,6 +77,7 @@ class Store:
         self._hashes: dict[tuple[Path, ...], str] = {}
         self._grids: dict[_Key, Any] = {}
         self._lock = threading.Lock()
+        self._said = False
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry.sweep(self.folder)
@@ -192,7 +193,17 @@ class Store:
                 self._bytes += _bytes(made)
             while len(self._held) > 1 and self._bytes > self._memory:
                 self._bytes -= _bytes(self._held.popitem(last=False)[1])
+                self._say_once()
         return made
+
+    def _say_once(self) -> None:
+        if not self._said:
+            self._said = True
+            _LOG.warning(
+                "the prepared volumes take more than %.0f MB; those not used lately are prepared again:"
+                " name a store folder to keep them all",
+                self._memory / 1e6,
+            )
 
     def _find(self, file: Path, make: _Make, volume: Volume) -> entry.Entry:
         """Find an entry, checked bytewise once a process, or make it, once for all processes."""

@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 from medmeta.volumes import CohortError, Plan, Store, StoreError, Volume
 from medmeta.volumes import store as store_module
 
+# Python 3.12 warns of forking beside threads; the children here touch none of the parent's
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 PLAN = Plan(3, (2.0, 1.0, 1.0), (8, 8, 8), 1)
 
 
@@ -248,12 +251,13 @@ def test_leftovers_of_killed_processes_are_swept(tmp_path: Path) -> None:
     assert not (tmp_path / ".part-old").exists()
 
 
-def test_memory_is_bounded(tmp_path: Path) -> None:
+def test_memory_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(5)]
     store = Store(PLAN, memory=20_000)
     store.fill(volumes, workers=1)
     assert len(store._held) < 10  # an image and a mask each
     assert store._bytes <= 20_000
+    assert len([r for r in caplog.records if "name a store folder" in r.message]) == 1
     assert store.read(volumes[0]).image.shape == (1, 6, 12, 12)
 
 
