@@ -119,9 +119,11 @@ class Store:
         return max(sizes) * len(volumes)
 
     def _size(self, volume: Volume) -> int:
-        image = read_image(volume)
-        mask = read_mask(volume, image)
-        made = prepare(self.plan, image, mask=mask)
+        try:
+            image = read_image(volume)
+            made = prepare(self.plan, image, mask=read_mask(volume, image))
+        except MedmetaError:  # said when it is its turn to be prepared
+            return 0
         tensors = {"image": made.image, "affine": made.affine, "mask": made.mask, "target": made.target}
         return _bytes({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
@@ -134,15 +136,34 @@ class Store:
             track: ``track(items, description=, total=)`` gives the items and shows progress.
 
         Raises:
-            StoreError: before anything is written, where the disk has not the room.
+            StoreError: before anything is written, where the disk has not the room; after all others are
+                prepared, where several volumes cannot be.
+            VolumeError: likewise where one cannot be.
         """
         if self.folder is not None:
             missing = [v for v in volumes if not self._image_file(v, self.folder).exists()]
             self._check_room(self.size(missing), self.folder)
         with ThreadPoolExecutor(workers) as pool:
-            done = pool.map(self.read, volumes)
-            for _ in track(done, description="preparing volumes", total=len(volumes)):
-                pass
+            done = track(
+                pool.map(self._refusal, volumes), description="preparing volumes", total=len(volumes)
+            )
+            refused = [(n, error) for n, error in enumerate(done, start=1) if error is not None]
+        if len(refused) == 1:
+            raise refused[0][1]
+        if refused:
+            number, first = refused[0]
+            raise StoreError(
+                f"{len(volumes)} volumes that can be prepared",
+                found=f"{len(refused)} that cannot; the first is number {number}: {first}",
+                cure="Repair or leave out what medmeta inspect finds.",
+            ) from first
+
+    def _refusal(self, volume: Volume) -> MedmetaError | None:
+        try:
+            self.read(volume)
+        except MedmetaError as error:
+            return error
+        return None
 
     # -- making ----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medmeta.volumes import CohortError, Plan, Store, StoreError, Volume
+from medmeta.volumes import CohortError, Plan, Store, StoreError, Volume, VolumeError
 from medmeta.volumes import store as store_module
 
 # Python 3.12 warns of forking beside threads; the children here touch none of the parent's
@@ -278,3 +278,21 @@ def test_threads_prepare_the_same(tmp_path: Path) -> None:
     one.fill(volumes, workers=1)
     many.fill(volumes * 2, workers=4)
     assert all(same(one, many, v) for v in volumes)
+
+
+def test_bad_volumes_are_told_after_the_good_are_prepared(tmp_path: Path) -> None:
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(4)]
+    volumes[1].image[0].write_bytes(b"no")
+    store = Store(PLAN, tmp_path / "out")
+    with pytest.raises(VolumeError):
+        store.fill(volumes[1:])
+    assert len(entries(tmp_path / "out")) == 4
+    volumes[3].image[0].write_bytes(b"no")
+    with pytest.raises(StoreError, match=r"4 volumes.*2 that cannot; the first is number 2"):
+        Store(PLAN, tmp_path / "other").fill(volumes)
+
+
+def test_sizes_of_unreadable_volumes_are_left_out(tmp_path: Path) -> None:
+    volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(2)]
+    volumes[0].image[0].write_bytes(b"no")
+    assert Store(PLAN).size(volumes) > 2000
