@@ -1,0 +1,123 @@
+"""What a prediction is worth, by MONAI, scikit-learn and scipy; every undefined case is decided here.
+
+A missing prediction counts 0 in Dice and the scan's own diagonal in distance. Where there is neither a truth
+nor a prediction the overlap says nothing: such cases are counted apart, never averaged in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+from torch import Tensor
+
+
+def dice(found: Tensor, truth: Tensor) -> float | None:
+    """Dice of two boolean volumes; None where both are empty.
+
+    Example:
+        >>> dice(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+        0.6666666666666666
+    """
+    total = int(found.sum()) + int(truth.sum())
+    return 2 * int((found & truth).sum()) / total if total else None
+
+
+def hd95(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> float | None:
+    """95th percentile of the surface distance in mm, the larger of both directions (MONAI).
+
+    Args:
+        found, truth: boolean, two or three voxel axes.
+        spacing: mm of a voxel along each axis.
+
+    Returns:
+        None where the truth is empty; the scan's diagonal where only the prediction is.
+
+    Example:
+        >>> truth = torch.zeros(9, 9, dtype=torch.bool); truth[2:5, 2:5] = True
+        >>> hd95(truth.roll(2, 0), truth, (1.5, 1.0))
+        3.0
+    """
+    if not bool(truth.any()):
+        return None
+    if not bool(found.any()):
+        return math.dist([0.0] * truth.ndim, [n * s for n, s in zip(truth.shape, spacing, strict=True)])
+    distance = compute_hausdorff_distance(
+        found[None, None], truth[None, None], include_background=True, percentile=95, spacing=list(spacing)
+    )
+    return float(distance)
+
+
+def surface_dice(found: Tensor, truth: Tensor, spacing: Sequence[float], tolerance: float) -> float | None:
+    """Normalised surface Dice at a tolerance in mm (MONAI); None where both are empty.
+
+    Example:
+        >>> truth = torch.zeros(9, 9, dtype=torch.bool); truth[2:5, 2:5] = True
+        >>> surface_dice(truth.roll(1, 0), truth, (1.0, 1.0), tolerance=1.0)
+        1.0
+    """
+    if not bool((found | truth).any()):
+        return None
+    if not bool(found.any()) or not bool(truth.any()):
+        return 0.0
+    value = compute_surface_dice(
+        found[None, None], truth[None, None], [tolerance], include_background=True, spacing=list(spacing)
+    )
+    return float(value)
+
+
+def volume_ml(mask: Tensor, spacing: Sequence[float]) -> float:
+    """Volume of a mask in mL.
+
+    Example:
+        >>> volume_ml(torch.ones(10, 10, 10, dtype=torch.bool), (1.0, 1.0, 2.0))
+        2.0
+    """
+    return int(mask.sum()) * math.prod(spacing) / 1000
+
+
+def lesions(found: Tensor, truth: Tensor) -> tuple[int, int, int]:
+    """Count lesions (connected, diagonals included): hit, in truth, and false ones in the prediction.
+
+    Example:
+        >>> truth = torch.tensor([1, 1, 0, 0, 1, 0, 0]) > 0
+        >>> lesions(torch.tensor([1, 0, 0, 0, 0, 0, 1]) > 0, truth)
+        (1, 2, 1)
+    """
+    joined = np.ones([3] * truth.ndim)
+    wanted, number = ndimage.label(truth.numpy(), joined)
+    given, guesses = ndimage.label(found.numpy(), joined)
+    hit = len(set(np.unique(wanted[found.numpy()]).tolist()) - {0})
+    true = len(set(np.unique(given[truth.numpy()]).tolist()) - {0})
+    return hit, int(number), int(guesses) - true
+
+
+def auroc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve, ties counting half (Mann-Whitney); None where one class is absent.
+
+    Example:
+        >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        0.75
+    """
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        return None
+    ranks = stats.rankdata(score)
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def accuracy(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """Share of cases on the right side of 0.5, both classes counting the same; None where one is absent.
+
+    Example:
+        >>> accuracy(np.array([0.9, 0.2, 0.6, 0.1]), np.array([True, False, False, False]))
+        0.8333333333333333
+    """
+    if not truth.any() or truth.all():
+        return None
+    right = (score > 0.5) == truth
+    return float((right[truth].mean() + right[~truth].mean()) / 2)

@@ -1,0 +1,290 @@
+"""The protocol: a held-out tumour type, a few drawn patients to learn from, all others to be judged on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor
+
+from medmeta.episodes import Examples, Task, classification_task, generator_of, segmentation_task
+from medmeta.errors import MedmetaError
+from medmeta.evaluation import metrics
+from medmeta.evaluation.intervals import Interval, clustered
+from medmeta.learners import Predictor
+from medmeta.volumes import Plan, Store, Volume, restore
+from medmeta.volumes.progress import Track, silent
+from medmeta.volumes.reading import read_image, read_mask
+
+
+class EvaluationError(MedmetaError):
+    """An evaluation that cannot be done, or that would not be honest."""
+
+
+class Method(Protocol):
+    """Anything that learns from a support: a learner, or a plain baseline."""
+
+    def adapt(self, support: Examples) -> Predictor:
+        """Learn from the support."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient judged after learning from one drawn support.
+
+    Args:
+        tumour, shot, method, draw: which type, how many labelled patients, who learnt, which support.
+        patient: hashed key.
+        values: metric by name; None where it says nothing of this case.
+        truth: whether the patient has the tumour.
+        probability: of the tumour, when classifying.
+    """
+
+    tumour: str
+    shot: int
+    method: str
+    draw: int
+    patient: str
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    truth: bool = True
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice of a judged case, for the report.
+
+    Args:
+        case: what was judged.
+        image, truth, found: ``(rows, columns)`` of the native slice that shows most of the truth.
+        aspect: millimetres of a row over those of a column.
+    """
+
+    case: Case
+    image: np.ndarray[Any, Any]
+    truth: np.ndarray[Any, Any]
+    found: np.ndarray[Any, Any]
+    aspect: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All cases of an evaluation, and slices of some.
+
+    Args:
+        task: ``"segmentation"`` or ``"classification"``.
+        cases: every judged case.
+        pictures: of the first draw at the most shots.
+        seconds: adapting took on average, by method.
+    """
+
+    task: str
+    cases: tuple[Case, ...]
+    pictures: tuple[Picture, ...]
+    seconds: Mapping[str, float]
+
+    def table(self, seed: int = 0) -> dict[str, dict[str, dict[str, dict[str, Interval]]]]:
+        """Metric with its interval, by tumour, shots and method."""
+        groups: dict[tuple[str, int, str], list[Case]] = {}
+        for case in self.cases:
+            groups.setdefault((case.tumour, case.shot, case.method), []).append(case)
+        made: dict[str, dict[str, dict[str, dict[str, Interval]]]] = {}
+        for (tumour, shot, method), cases in groups.items():
+            rows = _summaries(cases, seed)
+            made.setdefault(tumour, {}).setdefault(str(shot), {})[method] = rows
+        return made
+
+
+def judge_segmentation(
+    methods: Mapping[str, Method],
+    volumes: Sequence[Volume],
+    tumours: Sequence[str],
+    store: Store,
+    *,
+    shots: Sequence[int] = (1, 3, 5),
+    episodes: int = 2,
+    crops: int = 2,
+    seed: int = 0,
+    track: Track = silent,
+) -> Judged:
+    """Adapt every method to every type, and outline the tumour in every other patient's whole scan.
+
+    All methods get the very same supports and queries; a support of fewer shots is part of that of more.
+    Judged on each scan's own grid, in mm.
+
+    Args:
+        methods: by name.
+        volumes: of the held-out types.
+        tumours: the held-out types.
+        store: prepared volumes; its plan is the one the methods were trained with.
+        shots: labelled patients to learn from.
+        episodes: supports drawn for each number of shots.
+        crops: pieces a support patient.
+        seed: of the draws.
+        track: shows progress.
+
+    Raises:
+        EpisodeError: where patients do not suffice for the shots.
+    """
+    natives: dict[Volume, tuple[Any, Tensor]] = {}
+    cases: list[Case] = []
+    pictures: list[Picture] = []
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    tasks = {name: segmentation_task(volumes, name, store, crops=crops) for name in tumours}
+    work = [(t, k, d, m) for t in tumours for k in shots for d in range(episodes) for m in methods]
+    for tumour, shot, draw, name in track(work, description="adapting and judging", total=len(work)):
+        task = tasks[tumour]
+        support, used = task.support(shot, _drawer(task, seed, draw))
+        began = time.monotonic()
+        predictor = methods[name].adapt(support)
+        spent[name].append(time.monotonic() - began)
+        for volume in task.without(used).volumes:
+            if volume not in natives:
+                image = read_image(volume)
+                natives[volume] = image, read_mask(volume, image).as_tensor()[0] > 0
+            image, truth = natives[volume]
+            found = outline(predictor, volume, store, image)
+            spacing = _spacing(image)
+            case = Case(
+                tumour,
+                shot,
+                name,
+                draw,
+                store.patient(volume),
+                {
+                    "dice": metrics.dice(found, truth),
+                    "hd95_mm": metrics.hd95(found, truth, spacing),
+                    "volume_error_ml": metrics.volume_ml(found, spacing) - metrics.volume_ml(truth, spacing),
+                },
+            )
+            cases.append(case)
+            if draw == 0 and shot == max(shots):
+                pictures.append(_picture(case, image, truth, found, spacing))
+    return Judged("segmentation", tuple(cases), tuple(pictures), _means(spent))
+
+
+def outline(predictor: Predictor, volume: Volume, store: Store, image: Any) -> Tensor:
+    """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour."""
+    prepared = store.read(volume)
+    window = SlidingWindowInferer(store.plan.patch, sw_batch_size=4, overlap=0.25, mode="gaussian")
+    with torch.no_grad():
+        logits = window(prepared.image[None], predictor)
+    probability = torch.softmax(torch.as_tensor(logits)[0], 0)
+    return restore(probability, prepared.affine, image).as_tensor().argmax(0) > 0
+
+
+def judge_classification(
+    methods: Mapping[str, Method],
+    volumes: Sequence[Volume],
+    tumours: Sequence[str],
+    store: Store,
+    *,
+    shots: Sequence[int] = (1, 3, 5),
+    episodes: int = 10,
+    seed: int = 0,
+    track: Track = silent,
+) -> Judged:
+    """Adapt every method to "this tumour type or not", and ask it of every other patient.
+
+    The other class is every volume that is not of the type: patients of the other held-out types and
+    those free of any tumour. Nobody in ``volumes`` may have been trained on.
+
+    Args:
+        methods, tumours, store, shots, episodes, seed, track: as :func:`judge_segmentation`.
+        volumes: of the held-out types and of patients free of every type.
+    """
+    cases: list[Case] = []
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    work = [(t, k, d, m) for t in tumours for k in shots for d in range(episodes) for m in methods]
+    tasks = {name: classification_task(volumes, [name], store, against="rest") for name in tumours}
+    for tumour, shot, draw, name in track(work, description="adapting and asking", total=len(work)):
+        task = tasks[tumour]
+        support, used = task.support(shot, _drawer(task, seed, draw))
+        began = time.monotonic()
+        predictor = methods[name].adapt(support)
+        spent[name].append(time.monotonic() - began)
+        others = task.without(used).volumes
+        prepared = [store.read(v) for v in others]
+        with torch.no_grad():
+            logits = torch.cat([predictor(p.image[None]) for p in prepared])
+        chances = torch.softmax(logits, 1)[:, 1].tolist()
+        for volume, chance in zip(others, chances, strict=True):
+            cases.append(
+                Case(
+                    tumour,
+                    shot,
+                    name,
+                    draw,
+                    store.patient(volume),
+                    truth=volume.tumour == tumour,
+                    probability=chance,
+                )
+            )
+    return Judged("classification", tuple(cases), (), _means(spent))
+
+
+def _drawer(task: Task, seed: int, draw: int) -> torch.Generator:
+    """The same draw of a type for every method and number of shots."""
+    return generator_of(seed, draw, *task.name.encode())
+
+
+def _means(spent: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: sum(times) / max(1, len(times)) for name, times in spent.items()}
+
+
+def _summaries(cases: Sequence[Case], seed: int) -> dict[str, Interval]:
+    patients, draws = [c.patient for c in cases], [c.draw for c in cases]
+    if cases[0].probability is not None:
+        chance = np.array([c.probability for c in cases], dtype=float)
+        truth = np.array([c.truth for c in cases])
+
+        def by_draw(metric: Any) -> Any:
+            drawn = np.array(draws)
+            return lambda i: _mean([metric(chance[i[m]], truth[i[m]]) for m in _split(drawn[i])])
+
+        return {
+            "accuracy": clustered(patients, draws, by_draw(metrics.accuracy), seed=seed, resamples=300),
+            "auroc": clustered(patients, draws, by_draw(metrics.auroc), seed=seed, resamples=300),
+        }
+    made = {}
+    for name in cases[0].values:
+        values = np.array([np.nan if (v := c.values[name]) is None else v for c in cases])
+        made[name] = clustered(patients, draws, lambda i, v=values: _mean(v[i]), seed=seed)  # type: ignore[misc]
+    return made
+
+
+def _split(draws: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Where each draw's cases are: probabilities of different supports are not on one scale."""
+    return [draws == d for d in np.unique(draws)]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None and not np.isnan(v)]
+    return float(np.mean(known)) if known else None
+
+
+def _spacing(image: Any) -> tuple[float, ...]:
+    affine = torch.as_tensor(image.affine)[:3, :3]
+    return tuple(float(s) for s in affine.norm(dim=0))
+
+
+def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, spacing: Sequence[float]) -> Picture:
+    axis = max(range(3), key=lambda a: spacing[a])  # across the slices
+    number = int(truth.sum([a for a in range(3) if a != axis]).argmax())
+    rest = [s for a, s in enumerate(spacing) if a != axis]
+    cut = [torch.as_tensor(v).select(axis, number).numpy() for v in (image.as_tensor()[0], truth, found)]
+    return Picture(case, cut[0].T, cut[1].T, cut[2].T, rest[1] / rest[0])
+
+
+def check_plan(plan: Plan, task: str) -> None:
+    """Refuse to judge one task with the plan of the other."""
+    if plan.whole != (task == "classification"):
+        raise EvaluationError(
+            f"a run that does {task}", found="one of the other task", cure="Name another run."
+        )
