@@ -79,9 +79,19 @@ class Store:
         self._lock = threading.Lock()
         self._said = False
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            entry.sweep(self.folder)
+            self._open(self.folder)
         self._salt = salt if salt is not None else self._kept_salt()
+
+    def _open(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                "a folder to keep prepared volumes in",
+                found=error.strerror or type(error).__name__,
+                cure="Name a folder that can be made.",
+            ) from error
+        entry.sweep(folder)
 
     def read(self, volume: Volume) -> Prepared:
         """The volume on the plan's grid.
@@ -116,16 +126,18 @@ class Store:
             return 0
         step = max(1, len(volumes) // 8)
         sizes = [self._size(v) for v in list(volumes)[::step][:8]]
-        return max(sizes) * len(volumes)
+        images = len({_image_key(v) for v in volumes})
+        return max(s[0] for s in sizes) * images + max(s[1] for s in sizes) * len(volumes)
 
-    def _size(self, volume: Volume) -> int:
+    def _size(self, volume: Volume) -> tuple[int, int]:
+        """Bytes of the image and of the mask."""
         try:
             image = read_image(volume)
             made = prepare(self.plan, image, mask=read_mask(volume, image))
         except MedmetaError:  # said when it is its turn to be prepared
-            return 0
-        tensors = {"image": made.image, "affine": made.affine, "mask": made.mask, "target": made.target}
-        return _bytes({name: tensor for name, tensor in tensors.items() if tensor is not None})
+            return 0, 0
+        masks = {n: t for n, t in (("mask", made.mask), ("target", made.target)) if t is not None}
+        return _bytes({"image": made.image, "affine": made.affine}), _bytes(masks)
 
     def fill(self, volumes: Sequence[Volume], *, workers: int = 2, track: Track = silent) -> None:
         """Prepare all volumes now.

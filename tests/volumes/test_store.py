@@ -152,6 +152,7 @@ def test_size_is_known_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(PLAN, tmp_path / "out")
     size = store.size(volumes)
     assert entries(tmp_path / "out") == []
+    assert store.size([*volumes, *(replace(v, tumour="y", label=1) for v in volumes)]) < 1.8 * size
     store.fill(volumes)
     written = sum(p.stat().st_size for p in entries(tmp_path / "out"))
     assert written / 1.3 < size < written * 1.3
@@ -296,3 +297,9 @@ def test_sizes_of_unreadable_volumes_are_left_out(tmp_path: Path) -> None:
     volumes = [volume(tmp_path / "in", f"p{i}", seed=i) for i in range(2)]
     volumes[0].image[0].write_bytes(b"no")
     assert Store(PLAN).size(volumes) > 2000
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="a folder to keep"):
+        Store(PLAN, tmp_path / "file" / "store")
