@@ -23,6 +23,8 @@ _VAGUE = frozenset(
     {"tissue", "morphologically altered structure", "anatomical structure", "lesion", "mass", ""}
 )
 
+_RLE = "1.2.840.10008.1.2.5"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -83,6 +85,8 @@ def read_seg(path: Path, header: Header) -> Segmentation:
                 _segment(frame) or _segment(first(ds, 0x52009229)) for frame in items(ds, 0x52009230)
             ]
             frames = _pixels(ds, header)
+            if kind == "LABELMAP":
+                frames = _described(frames, segments, whole(ds, 0x00280120, 0), header)
             if kind == "FRACTIONAL":
                 frames = frames / max(whole(ds, 0x0062000E, 255), 1)
     except (VolumeError, MemoryError):
@@ -98,6 +102,18 @@ def read_seg(path: Path, header: Header) -> Segmentation:
     if strange:
         raise VolumeError("bad-header", found="frames of a segment that is not described", where=path)
     return Segmentation(header, segments, planes, frames, kind)
+
+
+def _described(frames: NDArray, segments: Sequence[Segment], padding: int, header: Header) -> NDArray:
+    """The label map with its padding as background; a value that is no segment is not guessed at."""
+    known = {segment.number for segment in segments}
+    if padding and padding not in known:
+        frames = np.where(frames == padding, 0, frames)
+    strange = set(np.unique(frames).tolist()) - known - {0}
+    if strange:
+        found = f"the values {sorted(strange)[:5]}, which are no segments"
+        raise VolumeError("bad-header", found=found, where=header.path)
+    return frames
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:
@@ -150,7 +166,40 @@ def _pixels(ds: Dataset, header: Header) -> NDArray:
         if len(ds.PixelData) < needed:
             found = f"{len(ds.PixelData)} of {needed} bytes"
             raise VolumeError("truncated-pixels", found=found, where=header.path)
+    if header.syntax == _RLE and header.bits_allocated == 1:
+        return _packed_runs(ds, header)
     return np.asarray(ds.pixel_array).reshape(-1, header.rows, header.columns)
+
+
+def _packed_runs(ds: Dataset, header: Header) -> NDArray:
+    """Run-length coded bits, which pydicom does not decode: DICOM PS3.5 annex G, eight pixels a byte."""
+    size = header.rows * header.columns
+    frames = []
+    for data in pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=header.frames):
+        if int.from_bytes(data[:4], "little") != 1:
+            raise VolumeError("damaged-pixels", found="bits in several segments", where=header.path)
+        raw = _unrolled(data[int.from_bytes(data[4:8], "little") :], -(-size // 8))
+        if len(raw) * 8 < size:
+            found = f"{len(raw)} of {-(-size // 8)} bytes in a frame"
+            raise VolumeError("truncated-pixels", found=found, where=header.path)
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+        frames.append(bits[:size].reshape(header.rows, header.columns))
+    return np.stack(frames)
+
+
+def _unrolled(data: bytes, wanted: int) -> bytes:
+    """PackBits: a count, then bytes as they are or one byte to repeat."""
+    out = bytearray()
+    place = 0
+    while place < len(data) - 1 and len(out) < wanted:
+        count = data[place]
+        if count < 128:
+            out += data[place + 1 : place + count + 2]
+            place += count + 2
+        else:
+            out += data[place + 1 : place + 2] * (257 - count if count > 128 else 0)
+            place += 2 if count > 128 else 1
+    return bytes(out[:wanted])
 
 
 def plane_affine(one: Slice, path: Path) -> NDArray[np.float64]:
