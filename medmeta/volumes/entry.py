@@ -127,14 +127,18 @@ def check(file: Path) -> Entry:
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock beside a file; the system gives it up when the process ends, however it ends."""
-    if fcntl is None:
-        yield
-        return
-    with open(file.parent / ".lock", "ab") as lock:
-        # one byte of the lock file a name: entries are made side by side, the same entry only once
-        byte = int.from_bytes(hashlib.blake2b(file.name.encode(), digest_size=4).digest(), "little")
-        fcntl.lockf(lock, fcntl.LOCK_EX, 1, byte)
+    """Hold a lock beside a file; the system gives it up when the process ends, however it ends.
+
+    Where there are no locks (a folder to be read only, some network drives) two processes may prepare the
+    same volume; each writes it whole, and it is the same.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            lock = held.enter_context(open(file.parent / ".lock", "ab"))
+            # one byte of the lock file a name: entries are made side by side, the same entry only once
+            byte = int.from_bytes(hashlib.blake2b(file.name.encode(), digest_size=4).digest(), "little")
+            if fcntl is not None:
+                fcntl.lockf(lock, fcntl.LOCK_EX, 1, byte)
         yield
 
 
