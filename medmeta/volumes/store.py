@@ -303,9 +303,16 @@ class Store:
         if self.folder is None:
             return secrets.token_hex(16)
         file = self.folder / "salt"
-        if not file.exists():
-            entry.write_once(file, secrets.token_hex(16).encode())
-        return file.read_text()
+        try:
+            if not file.exists():
+                entry.write_once(file, secrets.token_hex(16).encode())
+            return file.read_text()
+        except OSError as error:
+            raise StoreError(
+                "a store folder of your own",
+                found=f"{error.strerror or type(error).__name__} for its secret",
+                cure="Name another folder, or give the salt.",
+            ) from error
 
 
 def _image_key(volume: Volume) -> _Key:

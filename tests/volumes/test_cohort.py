@@ -253,3 +253,11 @@ def test_label_values_that_are_not_whole(tmp_path: Path, value: float) -> None:
     voxels = np.full((4, 4, 4), value, dtype=np.float32)
     with pytest.raises(ValueError, match="not whole numbers"):
         label_values(save(tmp_path / "m.nii.gz", voxels))
+
+
+def test_a_folder_a_patient_is_not_taken_for_a_folder_a_class(sample_data: Path, tmp_path: Path) -> None:
+    for patient in sorted((sample_data / "dicom").iterdir())[:3]:
+        (tmp_path / patient.name).mkdir()
+        (tmp_path / patient.name / "series").symlink_to((patient / "image").resolve())
+    with pytest.raises(CohortError, match="none of them"):
+        open_cohort(tmp_path)

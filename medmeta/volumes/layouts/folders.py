@@ -14,8 +14,12 @@ _NEVER = frozenset({"imagestr", "imagests", "labelstr", "labelsts"})
 
 
 def matches(path: Path) -> bool:
-    """Whether the folder holds two or more folders with images in them or one level below."""
-    return len(_classes(path)) >= 2
+    """Whether the folder holds two or more folders with images in them or one level below.
+
+    Not a folder a patient of DICOM series: their names would be taken for classes.
+    """
+    classes = _classes(path)
+    return len(classes) >= 2 and not all(_is_one_patient(folder) for folder in classes[:10])
 
 
 def read(path: Path, track: Track = silent) -> Listing:
@@ -62,6 +66,23 @@ def _is_series(folder: Path, files: list[Path]) -> bool:
         return False
     with open(bare[0], "rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def _is_one_patient(folder: Path) -> bool:
+    """Whether the first few DICOM series below are of one PatientID."""
+    import pydicom
+
+    patients: set[str] = set()
+    for below in sorted(p for p in folder.iterdir() if p.is_dir())[:5]:
+        first = next((p for p in sorted(below.iterdir()) if p.is_file()), None)
+        if first is None or not _is_series(below, list(image_files(below))):
+            return False
+        try:
+            tags = pydicom.dcmread(first, stop_before_pixels=True, specific_tags=["PatientID"])
+        except Exception:  # noqa: BLE001 - not DICOM, whatever else it is
+            return False
+        patients.add(str(tags.get("PatientID", "")))
+    return len(patients) == 1
 
 
 def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | None) -> None:
