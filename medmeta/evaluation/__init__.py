@@ -10,15 +10,22 @@ from medmeta.evaluation.protocol import (
     judge_classification,
     judge_segmentation,
 )
+from medmeta.evaluation.report import Part, Report, render
+from medmeta.evaluation.results import results, versions
 
 __all__ = [
     "Case",
     "EvaluationError",
     "Interval",
     "Judged",
+    "Part",
     "Picture",
+    "Report",
     "Trees",
     "clustered",
     "judge_classification",
     "judge_segmentation",
+    "render",
+    "results",
+    "versions",
 ]

@@ -1,0 +1,357 @@
+"""The main job once, end to end, on the synthetic cohort: train, adapt, judge, report, bundle, run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medmeta.episodes import Episode, TaskSource, generator_of, support_examples
+from medmeta.errors import MedmetaError
+from medmeta.evaluation import (
+    Judged,
+    Part,
+    Report,
+    Trees,
+    judge_classification,
+    judge_segmentation,
+    render,
+    versions,
+)
+from medmeta.evaluation import results as figures
+from medmeta.evaluation.metrics import dice
+from medmeta.learners import create_learner
+from medmeta.networks import build
+from medmeta.training import Recipe, Run, Schedule, train
+from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort
+from medmeta.volumes.progress import Track, silent
+
+SHOTS = (1, 3, 5)
+
+SEGMENT = Recipe(
+    task="segmentation",
+    learner="maml",
+    options={"rates": "step", "steps": 3, "adapt_steps": 10},
+    warm=Schedule(steps=400, rate=5e-3),
+    schedule=Schedule(steps=60, rate=1e-3),
+    shot=(1, 3),
+    spacing=(2.5, 2.5, 2.5),
+    patch=(32, 32, 32),
+)
+CLASSIFY = Recipe(
+    task="classification",
+    learner="prototypical",
+    schedule=Schedule(steps=150, meta_batch=2, rate=3e-3),
+    warm=Schedule(steps=100, rate=3e-3),
+    way=4,
+    shot=(1, 5),
+)
+
+SCRATCH: dict[str, Any] = {"steps": 60, "rate": 3e-3}
+"""Fine-tuning on the support; ten times the steps of the meta-trained learner."""
+
+
+class QuickstartError(MedmetaError):
+    """A quickstart that cannot begin."""
+
+
+def sample_data() -> Path:
+    """The synthetic cohort beside the package.
+
+    Raises:
+        QuickstartError: where the package is installed without it.
+    """
+    folder = Path(__file__).resolve().parents[1] / "sample_data"
+    if not (folder / "cohort.csv").is_file():
+        raise QuickstartError(
+            "the folder sample_data beside the package",
+            found="none",
+            cure="Install from a checkout with 'pip install -e .', or give --data COHORT.",
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What the segmentation half leaves for the report and the bundle."""
+
+    run: Run
+    store: Store
+    judged: Judged
+    episode: Episode
+
+
+def quickstart(
+    out: str | Path = "quickstart",
+    *,
+    seed: int = 0,
+    data: str | Path | None = None,
+    track: Track = silent,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Meta-train with two types held out, adapt to them, judge beside baselines, report, bundle, run it.
+
+    Args:
+        out: folder to write, refused where it exists: ``report.html``, ``results.json``, both runs, the
+            bundle and what it predicts.
+        seed: everything random is derived from it.
+        data: a cohort with several tumour types, tumour-free patients and DICOM series; the synthetic
+            cohort by default. The two types that sort last are held out.
+        track: shows progress.
+        say: is told what is done next.
+
+    Returns:
+        The folder.
+
+    Raises:
+        QuickstartError: where ``out`` exists or the cohort does not do.
+    """
+    folder = Path(out)
+    if folder.exists():
+        raise QuickstartError(
+            f"a folder that does not exist: {folder}", found="one that does", cure="Give another --out."
+        )
+    clock = Clock(say)
+    cohort = open_cohort(Path(data) if data is not None else sample_data())
+    held_out = _held_out(cohort)
+    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    work.mkdir(parents=True)
+    try:
+        segmented = _segment(cohort, held_out, work, seed, clock, track)
+        classified, cls_run = _classify(cohort, held_out, work, seed, clock, track)
+        with clock.part("bundle", "Exporting the adapted segmenter and running it with monai.bundle"):
+            bundle = _bundle(cohort, held_out[0], segmented, work, seed)
+        facts = _facts(cohort, held_out, seed, clock, segmented.run, cls_run, bundle)
+        _write(work, segmented, classified, held_out, seed, clock, facts)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    os.replace(work, folder)
+    return folder
+
+
+class Clock:
+    """Says what is done and remembers how long each part took."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.began, self.parts = say, time.monotonic(), dict[str, float]()
+
+    @contextmanager
+    def part(self, name: str, text: str) -> Iterator[None]:
+        """Time one part."""
+        self.say(text)
+        began = time.monotonic()
+        yield
+        self.parts[name] = time.monotonic() - began
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.began
+
+
+def _held_out(cohort: Cohort) -> tuple[str, ...]:
+    if len(cohort.tumours) < 4:
+        raise QuickstartError(
+            "a cohort of at least 4 tumour types, two of them to hold out",
+            found=f"{len(cohort.tumours)}",
+            cure="Use 'medmeta train' and 'medmeta evaluate' for smaller cohorts.",
+        )
+    return cohort.tumours[-2:]
+
+
+def _segment(
+    cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
+) -> Segmented:
+    recipe = replace(SEGMENT, seed=seed)
+    seen = [v for v in cohort.volumes if v.tumour not in held_out]
+    with clock.part("prepare", f"Reading {len(cohort.volumes)} volumes; held out: {', '.join(held_out)}"):
+        store = Store(make_plan(seen, spacing=recipe.spacing, patch=recipe.patch))
+        store.fill(cohort.volumes, track=track)
+    with clock.part("train segmenter", "Meta-training the segmenter (MAML)"):
+        run = train(cohort, recipe, out=work / "segmenter", hold_out=held_out, store=store, track=track)
+    methods = {
+        "maml": run.learner,
+        "pretrain-finetune": _warm(run),
+        "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
+        "pixel-trees": Trees(seed),
+    }
+    with clock.part("judge segmenter", "Adapting to each held-out type, judging on all other patients"):
+        judged = judge_segmentation(
+            methods, cohort.volumes, held_out, store, shots=SHOTS, episodes=2, seed=seed, track=track
+        )
+    shown = TaskSource(tuple(seen), store, seed=seed, shot=2, query=2, crops=1)[0]
+    return Segmented(run, store, judged, shown)
+
+
+def _warm(run: Run) -> Any:
+    if run.warm is None:
+        raise TypeError("the recipe has no warm start")
+    return run.warm
+
+
+def _classify(
+    cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
+) -> tuple[Judged, Run]:
+    free = sorted((v for v in cohort.volumes if v.tumour is None), key=lambda v: v.patient)
+    reserved = set(free[::2])
+    seen = [v for v in cohort.volumes if v.tumour not in held_out and v not in reserved]
+    with clock.part("train classifier", "Meta-training the classifier (prototypes)"):
+        store = Store(make_plan(seen, whole=True))
+        store.fill(cohort.volumes, track=track)
+        run = train(
+            replace(cohort, volumes=tuple(v for v in cohort.volumes if v not in reserved)),
+            replace(CLASSIFY, seed=seed),
+            out=work / "classifier",
+            hold_out=held_out,
+            store=store,
+            track=track,
+        )
+    methods = {
+        "prototypical": run.learner,
+        "pretrain-finetune": _warm(run),
+        "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
+        "pixel-trees": Trees(seed),
+    }
+    judged_on = [v for v in cohort.volumes if v.tumour in held_out or v in reserved]
+    with clock.part("judge classifier", "Telling each held-out type from the rest"):
+        judged = judge_classification(
+            methods, judged_on, held_out, store, shots=SHOTS, episodes=5, seed=seed, track=track
+        )
+    return judged, run
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """What running the bundle gave."""
+
+    tumour: str
+    shot: int
+    overlap: float | None
+    grid: str
+
+
+def _bundle(cohort: Cohort, tumour: str, segmented: Segmented, work: Path, seed: int) -> Bundled | None:
+    """Adapt on 5 patients, export, run monai.bundle on a DICOM series of another patient."""
+    from medmeta.clinical import export
+
+    of_type = sorted((v for v in cohort.volumes if v.tumour == tumour), key=lambda v: v.patient)
+    series = [v for v in of_type if v.image[0].is_dir()]
+    if not series:
+        return None
+    unseen = series[0]
+    support = [v for v in of_type if v is not unseen][: SHOTS[-1]]
+    store, run = segmented.store, segmented.run
+    prepared = [store.read(v) for v in support]
+    examples = support_examples(prepared, store.plan, generator_of(seed, 5))
+    predictor = run.learner.adapt(examples)
+    bundle = export(
+        predictor,
+        plan=store.plan,
+        network_spec=run.network,
+        classes=examples.classes,
+        task="segmentation",
+        about={"support": sorted(p.patient for p in prepared), "shots": len(support), "seed": seed},
+        out=work / "bundle",
+    )
+    made = _run_bundle(bundle, unseen.image[0], work / "predicted")
+    image = load(unseen.image[0])
+    found = load_mask(made, like=image).as_tensor()[0] > 0
+    truth = load_mask(unseen.mask, like=image).as_tensor()[0] > 0 if unseen.mask else found
+    return Bundled(tumour, len(support), dice(found, truth), " x ".join(map(str, found.shape)))
+
+
+def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:
+    """Run the bundle as anyone with MONAI would; the mask it wrote."""
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
+    command += ["--datalist", json.dumps([str(series.resolve())]).replace('"', "'"), "--output_dir", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    masks = sorted(out.rglob("*_seg.nii.gz"))
+    if ran.returncode or not masks:
+        raise QuickstartError(
+            "a mask from 'python -m monai.bundle run'",
+            found=f"exit code {ran.returncode}: {ran.stderr.strip().splitlines()[-1:]}",
+            cure=f"Run it by hand: {' '.join(command)}",
+        )
+    return masks[0]
+
+
+NAMES_SEGMENT = {
+    "maml": "meta-trained segmenter (MAML)",
+    "pretrain-finetune": "supervised pre-training, fine-tuned",
+    "finetune-scratch": "network from scratch",
+    "pixel-trees": "pixel classifier (ExtraTrees)",
+}
+NAMES_CLASSIFY = {
+    "prototypical": "meta-trained classifier (prototypes)",
+    **{k: v for k, v in NAMES_SEGMENT.items() if k != "maml"},
+}
+
+
+def _facts(
+    cohort: Cohort,
+    held_out: tuple[str, ...],
+    seed: int,
+    clock: Clock,
+    run: Run,
+    cls_run: Run,
+    bundle: Bundled | None,
+) -> dict[str, str]:
+    options = run.config["learner"]["options"]
+    facts = {
+        "Held out": f"{', '.join(held_out)}: no volume of theirs was in any training stage",
+        "Trained on": f"{', '.join(run.types)} ({len(cohort.patients)} patients in the cohort)",
+        "Segmenter": (
+            f"MAML, {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised then {SEGMENT.schedule.steps} "
+            f"outer steps, {options['steps']} inner steps ({options['adapt_steps']} to adapt)"
+        ),
+        "Classifier": f"prototypes, {CLASSIFY.schedule.steps} outer steps of {CLASSIFY.way}-way episodes",
+        "Pre-training baseline": "the segmenter's and classifier's own supervised stage, then fine-tuned",
+        "Fine-tuning": f"{SCRATCH['steps']} steps of Adam on the support",
+        "Preprocessing": str(run.plan).replace("\n", "; "),
+        "Seed": str(seed),
+        "Versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
+        "Times": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.parts.items()),
+    }
+    if bundle:
+        overlap = "n/a" if bundle.overlap is None else f"{bundle.overlap:.2f}"
+        facts["Bundle"] = (
+            f"adapted to {bundle.tumour} with {bundle.shot} patients, run by monai.bundle on a DICOM series "
+            f"it had not seen: mask of {bundle.grid} voxels on the scan's grid, Dice {overlap}"
+        )
+    return facts
+
+
+def _write(
+    work: Path,
+    segmented: Segmented,
+    classified: Judged,
+    held_out: tuple[str, ...],
+    seed: int,
+    clock: Clock,
+    facts: dict[str, str],
+) -> None:
+    page = render(
+        Report(
+            "A tumour type never seen before, from a few labelled patients",
+            "medmeta quickstart on synthetic patients: a test of the method, not a clinical result",
+            [
+                Part(segmented.judged, "maml", NAMES_SEGMENT),
+                Part(classified, "prototypical", NAMES_CLASSIFY),
+            ],
+            facts,
+            segmented.episode,
+        )
+    )
+    (work / "report.html").write_text(page)
+    content = figures([segmented.judged, classified], held_out=held_out, seed=seed, seconds=clock.seconds)
+    (work / "results.json").write_text(json.dumps(content, indent=1) + "\n")
