@@ -45,6 +45,8 @@ class TaskSource:
         shot: support patients a class, a number or (fewest, most) to draw from.
         query: query patients a class.
         way: classes an episode when classifying.
+        against: instead of ``way`` types, one type against ``"rest"`` (every other volume) or ``"none"``
+            (patients free of every type); None tells types apart.
         crops: pieces a patient when segmenting.
         augment: changes whole episodes.
 
@@ -59,6 +61,7 @@ class TaskSource:
     shot: int | tuple[int, int] = (1, 5)
     query: int = 2
     way: int = 2
+    against: str | None = None
     crops: int = 2
     augment: Augment | None = None
 
@@ -79,7 +82,7 @@ class TaskSource:
                 found=f"shots {self.shot}, {self.query} queries, {self.way} ways",
                 cure="Correct the numbers.",
             )
-        needed = 1 if self.segments else self.way
+        needed = 1 if self.segments or self.against else self.way
         if len(self.types) < needed:
             raise EpisodeError(
                 f"{needed} type(s) with {low + self.query} patients each ({low} support, {self.query} query)",
@@ -101,7 +104,8 @@ class TaskSource:
     def types(self) -> tuple[str, ...]:
         """The types with enough patients; ``"none"`` (free of every type) is one when classifying."""
         enough = self.shots[0] + self.query
-        return tuple(sorted(t for t, vs in self._of.items() if len({v.patient for v in vs}) >= enough))
+        many = {t for t, vs in self._of.items() if len({v.patient for v in vs}) >= enough}
+        return tuple(sorted(many - {"none"} if self.against else many))
 
     @cached_property
     def _of(self) -> dict[str, tuple[Volume, ...]]:
@@ -130,6 +134,12 @@ class TaskSource:
         if self.segments:
             name = self.types[order[0]]
             return segmentation_task(self._of[name], name, self.store, crops=self.crops, augment=self.augment)
+        if self.against:
+            name = self.types[order[0]]
+            everyone = [v for vs in self._of.values() for v in vs]
+            return classification_task(
+                everyone, [name], self.store, against=self.against, augment=self.augment
+            )
         names = [self.types[i] for i in order[: self.way]]
         volumes = [v for name in names for v in self._of[name]]
         return classification_task(volumes, names, self.store, augment=self.augment)

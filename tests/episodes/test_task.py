@@ -227,6 +227,17 @@ def test_source_draws_all_types_and_shots(volumes: list[Volume], crops: Store) -
     assert {len(e.support.image) for e in episodes} == {2, 4, 6}
 
 
+@pytest.mark.parametrize("against", ["rest", "none"])
+def test_source_of_one_type_against_others(volumes: list[Volume], whole: Store, against: str) -> None:
+    one = source(volumes, whole, against=against, hold_out=("cyst",))
+    assert one.types == ("glioma",)
+    held = {whole.patient(v) for v in volumes if v.tumour == "cyst"}
+    for i in range(5):
+        drawn = one[i]
+        assert drawn.support.classes == (against, "glioma")
+        assert not held & {*drawn.support.patients, *drawn.query.patients}
+
+
 def test_source_classifies_patients_of_one_type_only(volumes: list[Volume], whole: Store) -> None:
     both = [*volumes, *(replace(v, tumour="glioma") for v in volumes if v.tumour == "cyst")]
     assert source(both, whole).types == ("glioma", "none")
