@@ -9,6 +9,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.quiet import quiet
@@ -166,9 +167,9 @@ def _syntax(ds: Dataset) -> str:
 
 def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None) -> Header | None:
     """The header of a parsed file; see ``read_header``."""
-    sop_class = text(ds, 0x00080016)
-    is_image = raw(ds, 0x00280010) is not None
-    if sop_class not in MASKS and not is_image:
+    sop_class = text(ds, 0x00080016) or _promised(ds)
+    if sop_class not in MASKS and raw(ds, 0x00280010) is None:
+        _not_cut(sop_class, path)
         return None
     patient, issuer = text(ds, 0x00100020), text(ds, 0x00100021)
     multiframe = bool(items(ds, 0x52009230)) and sop_class not in MASKS
@@ -202,6 +203,20 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         segmented=_referenced(ds) if sop_class in MASKS else (),
         warnings=_warnings(ds, sop_class),
     )
+
+
+def _promised(ds: Dataset) -> str:
+    """The SOP class that the file's own header names."""
+    meta = getattr(ds, "file_meta", None)
+    return text(meta, 0x00020002) if meta is not None else ""
+
+
+def _not_cut(sop_class: str, path: Path) -> None:
+    """A report, plan or presentation state has no rows; an image without them has lost its header."""
+    name = UID(sop_class).name
+    if not sop_class or name == sop_class or "Image" in name:
+        found = "an image without its size" if "Image" in name else "no known kind of DICOM object"
+        raise VolumeError("truncated-file" if "Image" in name else "bad-header", found=found, where=path)
 
 
 def _warnings(ds: Dataset, sop_class: str) -> tuple[str, ...]:

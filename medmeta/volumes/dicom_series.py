@@ -32,6 +32,7 @@ _OTHER = (
     ),
     *(".yaml", ".yml", ".pt", ".safetensors", ".log"),
 )
+_NAMED = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,13 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def dicom_files(files: Iterable[Path]) -> Iterator[Path]:
-    """Those that begin like DICOM and are no DICOMDIR."""
+    """Those that are called DICOM or begin like it, and are no DICOMDIR.
+
+    A file called ``.dcm`` that does not begin like DICOM is a damaged slice, so it is not passed over.
+    """
     for file in files:
         low = file.name.lower()
-        if low != "dicomdir" and not low.endswith(_OTHER) and is_dicom(file):
+        if low != "dicomdir" and not low.endswith(_OTHER) and (low.endswith(_NAMED) or is_dicom(file)):
             yield file
 
 

@@ -24,7 +24,7 @@ from medmeta.volumes.headers import read_headers
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.labels import label_names
 from medmeta.volumes.layouts.listing import read_json, stem
-from medmeta.volumes.loading import READERS, read_mask, read_raw_mask, suffix
+from medmeta.volumes.loading import READERS, read_file, read_mask, read_raw_mask, suffix
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.scan import Scan, spacing
@@ -396,7 +396,7 @@ def _look(file: Path, masks: Sequence[Path], root: Path, call: _Call) -> list[En
     patient = call.patient(_base(masks[0]) if masks else _base(file))
     entry = Entry(_relative(file, root), patient=patient)
     try:
-        scan = READERS[suffix(file)](file)
+        scan = read_file(file)
     except VolumeError as error:
         return [entry.refused(error)]
     shape = scan.array.shape[1:]

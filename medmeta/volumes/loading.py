@@ -102,12 +102,25 @@ def read(
     if path.name.lower().endswith(".zip"):
         with unpacked(path) as folder:
             return _folder(folder, path, options, max_voxels)
-    reader = READERS.get(suffix(path))
-    if reader is not None:
-        return reader(path, max_voxels=max_voxels)
+    if suffix(path) in READERS:
+        return read_file(path, max_voxels=max_voxels)
     if not is_dicom(path):
         raise VolumeError("not-a-volume", found="another kind of file", where=path)
     return read_stack(preflight(_one(path).headers), max_voxels=max_voxels)
+
+
+def read_file(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
+    """Read a file of one of the kinds in ``READERS``.
+
+    Raises:
+        VolumeError: whatever is wrong with it.
+    """
+    try:
+        return READERS[suffix(path)](path, max_voxels=max_voxels)
+    except (VolumeError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the readers name what they foresee; damage is inventive
+        raise VolumeError("damaged-file", found=type(error).__name__, where=path) from None
 
 
 def suffix(path: Path) -> str:
@@ -134,7 +147,7 @@ def _folder(folder: Path, named: Path, options: dict[str, str | None], max_voxel
     if not found:
         others = [file for file in files_below(folder) if suffix(file) in READERS]
         if len(others) == 1:
-            return READERS[suffix(others[0])](others[0], max_voxels=max_voxels)
+            return read_file(others[0], max_voxels=max_voxels)
         if others:
             raise VolumeError(
                 "several-volumes", found=f"{len(others)} files", where=named, cure="Name one of the files."
@@ -241,8 +254,7 @@ def read_mask(
     if path.name.lower().endswith(".zip"):
         with unpacked(path) as folder:
             return _from_folder(folder, path, like, shape, about, label, resample)
-    reader = READERS.get(suffix(path))
-    if reader is None:
+    if suffix(path) not in READERS:
         return _from_dicom(path, like, shape, about, label, resample)
     scan, values = read_raw_mask(path)
     if isinstance(label, str):
@@ -257,7 +269,7 @@ def read_mask(
 
 def read_raw_mask(path: Path) -> tuple[Scan, NDArray[np.int32]]:
     """A mask file that is not DICOM, on its own grid: the scan and its whole numbers ``(x, y, z)``."""
-    scan = READERS[suffix(path)](path)
+    scan = read_file(path)
     return scan, masks.whole_numbers(scan.array[0], path, picture=suffix(path) in PICTURES)
 
 

@@ -129,7 +129,7 @@ def _parse(data: bytes, path: Path) -> Parsed:
     x, y, z = [*dim[1 : min(count, 3) + 1], 1, 1][:3]
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         dtype = np.dtype("V1")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise VolumeError("not-scalar", found=f"voxels of type {dtype}", where=path)

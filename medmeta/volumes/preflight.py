@@ -24,6 +24,8 @@ from medmeta.volumes.scan import LPS_TO_RAS
 JITTER = 0.01
 # cosines in headers are rounded to about six digits
 _COSINE = 1e-3
+# nothing of a patient lies a kilometre away (mm)
+_FAR = 1e6
 _COLOUR = ("RGB", "PALETTE", "YBR", "ARGB", "CMYK", "HSV")
 
 
@@ -183,14 +185,14 @@ def _kinds(headers: Sequence[Header]) -> None:
 
 def _geometry_is_there(planes: Sequence[Plane]) -> None:
     for header, slice in planes:
-        if len(slice.position) != 3 or not np.isfinite(slice.position).all():
+        if len(slice.position) != 3 or not all(abs(v) < _FAR for v in slice.position):
             raise VolumeError("missing-position", found="none that is valid", where=header.path)
-        if len(slice.orientation) != 6 or not np.isfinite(slice.orientation).all():
+        if len(slice.orientation) != 6 or not all(abs(v) < 2 for v in slice.orientation):
             raise VolumeError("missing-orientation", found="none that is valid", where=header.path)
         size = slice.spacing
-        if len(size) != 2 or not np.isfinite(size).all() or min(size) <= 0:
+        if len(size) != 2 or not all(1e-6 < v < _FAR for v in size):
             raise VolumeError("missing-spacing", found="none that is valid", where=header.path)
-        if not (math.isfinite(slice.slope) and math.isfinite(slice.intercept)) or slice.slope == 0:
+        if not (abs(slice.slope) < 1e30 and abs(slice.intercept) < 1e30) or slice.slope == 0:
             raise VolumeError("bad-rescale", found=f"{slice.slope} and {slice.intercept}", where=header.path)
 
 
@@ -299,7 +301,7 @@ def _not_doubled(planes: Sequence[Plane], steps: NDArray[np.float64], typical: f
 
 
 def _uneven(steps: NDArray[np.float64], where: Any) -> None:
-    least = float(np.percentile(steps, 25))
+    least = float(np.median(steps[steps < 1.5 * steps.min()]))
     times = steps / least
     gaps = int((np.round(times) > 1).sum())
     if gaps and np.abs(times - np.round(times)).max() < 0.1:

@@ -213,7 +213,7 @@ def plane_affine(one: Slice, path: Path) -> NDArray[np.float64]:
         ("missing-orientation", one.orientation, 6),
         ("missing-spacing", one.spacing, 2),
     ):
-        if len(values) != count or not np.isfinite(values).all():
+        if len(values) != count or not all(abs(v) < 1e6 for v in values):
             raise VolumeError(code, found="none that is valid", where=path)
     row, column = np.array(one.orientation).reshape(2, 3)
     if (
