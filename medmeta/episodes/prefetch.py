@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 from medmeta.episodes.examples import Episode
-from medmeta.episodes.source import TaskSource
+
+
+class Numbered(Protocol):
+    """Episodes by number, such as :class:`medmeta.episodes.TaskSource`."""
+
+    def __getitem__(self, index: int, /) -> Episode:
+        """Episode number ``index``, the same whenever it is asked for."""
+        ...
 
 
 def prefetch(
-    source: TaskSource, indices: Iterable[int], *, ahead: int = 4, workers: int = 2
+    source: Numbered, indices: Iterable[int], *, ahead: int = 4, workers: int = 2
 ) -> Iterator[Episode]:
     """The episodes of ``indices`` in order, up to ``ahead`` of them drawn in threads beforehand.
 
