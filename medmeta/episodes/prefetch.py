@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medmeta.episodes.examples import Episode
 
 
+@runtime_checkable
 class Numbered(Protocol):
     """Episodes by number, such as :class:`medmeta.episodes.TaskSource`."""
 
