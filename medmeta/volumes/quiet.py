@@ -1,7 +1,8 @@
-"""Other libraries' warnings, kept off the user's screen while a file is read: they may quote patient data."""
+"""Other libraries' warnings and logs, kept silent while a file is read: they quote paths and patient data."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,17 +12,21 @@ from typing import Any
 _lock = threading.Lock()
 _inside = 0
 _before: Any = None
+_pydicom = logging.getLogger("pydicom")
+_pydicom.addHandler(logging.NullHandler())  # or Python's handler of last resort speaks
+_propagate = True
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Ignore Python warnings inside; the filters of before come back when the last thread leaves."""
-    global _inside, _before
+    """Ignore Python warnings and pydicom's log; all is as before when the last thread leaves."""
+    global _inside, _before, _propagate
     with _lock:
         if _inside == 0:
             _before = warnings.catch_warnings()
             _before.__enter__()
             warnings.simplefilter("ignore")
+            _propagate, _pydicom.propagate = _pydicom.propagate, False
         _inside += 1
     try:
         yield
@@ -29,4 +34,5 @@ def quiet() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
+                _pydicom.propagate = _propagate
                 _before.__exit__(None, None, None)
