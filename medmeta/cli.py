@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,6 +25,13 @@ Cohorts = Annotated[list[Path], typer.Argument(help="Cohort folders, JSON or CSV
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused where it exists.")]
 Seed = Annotated[int, typer.Option("--seed", help="Everything random is derived from it.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def _plain(text: str) -> str:
+    """Text with its square brackets taken literally by rich."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _version(show: bool) -> None:
@@ -85,30 +93,35 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _plain(text: str) -> str:
-    """Text with its square brackets taken literally by rich."""
-    from rich.markup import escape
+class _Bar:
+    """A progress bar on stderr that fits every ``track(items, description=, total=)`` argument."""
 
-    return escape(text)
+    def __init__(self) -> None:
+        self.said = ""
 
+    def __call__(self, items: Any, description: str = "", total: int | None = None) -> Any:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-def _track() -> Any:
-    """A progress bar that fits every ``track(iterable, description=, total=)`` argument."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        self.said = ""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
+        )
+        with Progress(*columns, console=_log) as progress:
+            task = progress.add_task(description, total=total, said="")
+            for item in items:
+                yield item
+                progress.update(task, advance=1, said=self.said)
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=_log,
-    )
-
-    def track(iterable: Any, description: str = "", total: int | None = None) -> Any:
-        with bar:
-            yield from bar.track(iterable, description=description, total=total)
-
-    return track
+    def note(self, record: dict[str, Any]) -> None:
+        """Show the newest figures of training beside the bar."""
+        shown = [f"loss {record['loss']:.3f}", f"{record['tasks_per_second']:.1f} tasks/s"]
+        if "score" in record:
+            shown.insert(1, f"score {record['score']:.3f}")
+        self.said = "  ".join(shown)
 
 
 @app.command()
@@ -120,5 +133,169 @@ def quickstart(
     """Meta-train, adapt to two unseen tumour types, report, export a bundle and run it: under six minutes."""
     from medmeta.quickstart import quickstart as run
 
-    written = run(out, seed=seed, data=data, track=_track(), say=_log.print)
+    written = run(out, seed=seed, data=data, track=_Bar(), say=_log.print)
     _log.print(f"Report: {_plain(str(written / 'report.html'))}", soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    path: Annotated[list[Path], typer.Argument(help="A folder, file or zip; with --leaks, cohorts.")],
+    as_json: Json = False,
+    leaks: Annotated[
+        bool, typer.Option("--leaks", help="Look for one patient under two keys or in two cohorts.")
+    ] = False,
+) -> None:
+    """List every volume under a folder: geometry, labels, and every problem."""
+    from medmeta.volumes import find_leaks, open_cohort
+    from medmeta.volumes import inspect as look
+
+    if leaks:
+        found = find_leaks([open_cohort(p) for p in path], track=_Bar())
+        for leak in found:
+            typer.echo(str(leak))
+        raise typer.Exit(int(bool(found)))
+    entries = [entry for p in path for entry in look(p, track=_Bar())]
+    if as_json:
+        typer.echo(json.dumps(entries, indent=1))
+    else:
+        _show(entries)
+    raise typer.Exit(int(not all(entry["ok"] for entry in entries)))
+
+
+def _show(entries: list[dict[str, Any]]) -> None:
+    """A table of what was found, and the problems below it."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "volume", "patient", "modality", "shape", "spacing mm", "orientation", "labels"):
+        table.add_column(heading, overflow="fold")
+    for e in entries:
+        sizes = e.get("labels_ml") or {}
+        labels = ", ".join(f"{k}: {n} ({sizes.get(k, 0):.1f} mL)" for k, n in (e["labels"] or {}).items())
+        table.add_row(
+            "[green]ok[/]" if e["ok"] else f"[red]{e['code']}[/]",
+            _plain(e["path"]),
+            (e["patient"] or "")[:8],
+            e["modality"] or "",
+            "×".join(map(str, e["shape"] or ())),
+            "×".join(f"{s:.2f}" for s in e["spacing_mm"] or ()),
+            e.get("orientation") or "",
+            _plain(labels),
+        )
+    Console().print(table)
+    for e in entries:
+        for text in ([] if e["ok"] else [e["message"]]) + list(e["warnings"] or ()):
+            _log.print(f"{_plain(e['path'])}: {_plain(text)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def train(
+    cohort: Cohorts,
+    out: Out,
+    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
+    learner: Annotated[str, typer.Option(help="See 'medmeta learners'.")] = "proto-maml",
+    hold_out: Annotated[list[str] | None, typer.Option(help="Types that no stage may see.")] = None,
+    validate_on: Annotated[list[str] | None, typer.Option(help="Types for early stopping.")] = None,
+    steps: Annotated[int, typer.Option(help="Outer steps.")] = 300,
+    pretrain: Annotated[int, typer.Option(help="Steps of ordinary supervised training before.")] = 300,
+    meta_batch: Annotated[int, typer.Option(help="Episodes an outer step.")] = 2,
+    way: Annotated[int, typer.Option(help="Classes an episode, to classify.")] = 2,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Meta-train a learner on cohorts; some types may be held out from every stage."""
+    from medmeta.training import Recipe, Schedule, Stopped
+    from medmeta.training import train as run
+    from medmeta.volumes import open_cohort
+
+    recipe = Recipe(
+        task=task,
+        learner=learner,
+        schedule=Schedule(steps=steps, meta_batch=meta_batch, patience=5 if validate_on else 0),
+        warm=Schedule(steps=pretrain, meta_batch=meta_batch) if pretrain else None,
+        way=way,
+        validate_on=tuple(validate_on or ()),
+        seed=seed,
+    )
+    cohorts = [open_cohort(p) for p in cohort]
+    try:
+        run(cohorts, recipe, out=out, hold_out=tuple(hold_out or ()), resume=resume, track=_Bar())
+    except Stopped:
+        _log.print("Stopped; go on with --resume.")
+        raise typer.Exit(143) from None
+    _log.print(f"Run: {_plain(str(out))}", soft_wrap=True)
+
+
+@app.command()
+def learners() -> None:
+    """List the learners and the tasks they can do."""
+    from medmeta.learners import learner_names
+
+    segmenting = set(learner_names("segmentation"))
+    for name in learner_names():
+        typer.echo(f"{name:20}{'classify, segment' if name in segmenting else 'classify'}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="What 'medmeta train' wrote.")],
+    cohort: Annotated[Path, typer.Argument(help="A cohort with patients of the type.")],
+    tumor: Annotated[str, typer.Option(help="The tumour type; none that the run was trained on.")],
+    out: Out,
+    shots: Annotated[list[int], typer.Option(help="Labelled patients to learn from.")] = [1, 3, 5],  # noqa: B006
+    episodes: Annotated[int, typer.Option(help="Supports drawn for each number of shots.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Adapt to a new tumour type with few labels and judge on the other patients, beside baselines."""
+    from medmeta.evaluation import evaluate as judge
+    from medmeta.training import open_run
+    from medmeta.volumes import open_cohort
+
+    options: dict[str, Any] = {"shots": tuple(shots), "episodes": episodes, "seed": seed}
+    judge(open_run(run), open_cohort(cohort), out, tumour=tumor, track=_Bar(), **options)
+    _log.print(f"Report: {_plain(str(out / 'report.html'))}", soft_wrap=True)
+
+
+@app.command()
+def adapt(
+    run: Annotated[Path, typer.Argument(help="What 'medmeta train' wrote.")],
+    support: Annotated[Path, typer.Argument(help="A cohort of k labelled patients.")],
+    out: Out,
+    tumor: Annotated[str | None, typer.Option(help="The type, where the support has several.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Turn k labelled patients into a MONAI bundle for their tumour type."""
+    from medmeta.clinical import adapt as run_adapt
+
+    bundle = run_adapt(run, support, out, tumour=tumor, seed=seed, track=_Bar())
+    _log.print(f"Bundle: {_plain(str(bundle))}", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
+    scan: Annotated[list[Path], typer.Argument(help="NIfTI files, DICOM folders or zips.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON."""
+    from medmeta.clinical import predict as run_predict
+
+    done = run_predict(bundle, scan, out, track=_Bar())
+    for one in done:
+        if as_json:
+            typer.echo(json.dumps(one))
+        elif not one["ok"]:
+            _log.print(f"[red]{_plain(one['case'])}[/]: {_plain(one['message'])}", soft_wrap=True)
+    raise typer.Exit(int(not all(one["ok"] for one in done)))
+
+
+@app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="A MONAI bundle folder.")]) -> None:
+    """Check a bundle before anything of it is run: manifest, schema, finite weights, no code of its own."""
+    from medmeta.clinical import verify as check
+
+    problems = check(bundle)
+    for problem in problems:
+        typer.echo(problem)
+    raise typer.Exit(int(bool(problems)))

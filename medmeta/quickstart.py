@@ -17,6 +17,8 @@ from typing import Any
 from medmeta.episodes import Episode, TaskSource, generator_of, support_examples
 from medmeta.errors import MedmetaError
 from medmeta.evaluation import (
+    NAMES,
+    SCRATCH,
     Judged,
     Part,
     Report,
@@ -54,9 +56,6 @@ CLASSIFY = Recipe(
     way=4,
     shot=(1, 5),
 )
-
-SCRATCH: dict[str, Any] = {"steps": 60, "rate": 3e-3}
-"""Fine-tuning on the support; ten times the steps of the meta-trained learner."""
 
 
 class QuickstartError(MedmetaError):
@@ -285,16 +284,8 @@ def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:
     return masks[0]
 
 
-NAMES_SEGMENT = {
-    "maml": "meta-trained segmenter (MAML)",
-    "pretrain-finetune": "supervised pre-training, fine-tuned",
-    "finetune-scratch": "network from scratch",
-    "pixel-trees": "pixel classifier (ExtraTrees)",
-}
-NAMES_CLASSIFY = {
-    "prototypical": "meta-trained classifier (prototypes)",
-    **{k: v for k, v in NAMES_SEGMENT.items() if k != "maml"},
-}
+NAMES_SEGMENT = {"maml": "meta-trained segmenter (MAML)", **NAMES}
+NAMES_CLASSIFY = {"prototypical": "meta-trained classifier (prototypes)", **NAMES}
 
 
 def _facts(

@@ -1,5 +1,6 @@
 """Is it any good? Held-out tumour types, honest baselines, intervals clustered by patient, the report."""
 
+from medmeta.evaluation.evaluate import NAMES, SCRATCH, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.protocol import (
@@ -14,6 +15,8 @@ from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
 
 __all__ = [
+    "NAMES",
+    "SCRATCH",
     "Case",
     "EvaluationError",
     "Interval",
@@ -23,6 +26,7 @@ __all__ = [
     "Report",
     "Trees",
     "clustered",
+    "evaluate",
     "judge_classification",
     "judge_segmentation",
     "render",

@@ -114,7 +114,7 @@ def meta_train(
         keeper: saves and logs; None keeps nothing.
         validate: gives a score (higher is better) on types neither trained on nor held out.
         optimiser, progress: of an earlier run to go on with.
-        track: shows progress; its description carries loss, score and tasks a second.
+        track: shows progress; its ``note(record)``, where it has one, is told every step's figures.
         ranks: the processes that share the work; None is this one alone.
 
     Raises:
@@ -145,8 +145,9 @@ def meta_train(
             last = progress.step == schedule.steps
             if validate and (last or progress.step % schedule.validate_every == 0):
                 record["score"] = _validate(learner, validate, progress, keeper)
-            if keeper:
-                keeper.note(record)
+            for listener in (keeper, track):  # a progress bar may show figures, too
+                if hasattr(listener, "note"):
+                    listener.note(record)
             stopping = ranks.any(stop.is_set())
             if keeper and (last or stopping or progress.step % schedule.save_every == 0):
                 keeper.save(model, optimiser, progress)
