@@ -14,7 +14,7 @@ from medmeta.volumes.plan import Plan, make_plan
 from medmeta.volumes.prepared import Prepared, prepare
 from medmeta.volumes.record import Volume
 from medmeta.volumes.restore import restore
-from medmeta.volumes.split import split_patients
+from medmeta.volumes.split import hold_out, split_patients
 from medmeta.volumes.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "Volume",
     "VolumeError",
     "find_leaks",
+    "hold_out",
     "inspect",
     "load",
     "load_mask",
