@@ -1,1 +1,10 @@
+"""Adapted predictors as MONAI bundles: export, whole-scan prediction, checks before anything is run."""
 
+from medmeta.clinical.adapt import adapt
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.export import export
+from medmeta.clinical.loading import BundlePredictor, load_bundle
+from medmeta.clinical.predict import predict
+from medmeta.clinical.verify import verify
+
+__all__ = ["BundleError", "BundlePredictor", "adapt", "export", "load_bundle", "predict", "verify"]

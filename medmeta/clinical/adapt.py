@@ -1,0 +1,156 @@
+"""From a run and a folder of labelled scans to a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.export import export
+from medmeta.episodes import Examples, generator_of, support_examples
+from medmeta.errors import nearest
+from medmeta.learners import plain_network
+from medmeta.training import Run, open_run
+from medmeta.volumes import Cohort, Prepared, Store, Volume, open_cohort
+from medmeta.volumes.progress import Track, silent
+
+
+def adapt(
+    run: Run | str | os.PathLike[str],
+    support: Cohort | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    tumour: str | None = None,
+    seed: int = 0,
+    crops: int = 4,
+    track: Track = silent,
+) -> Path:
+    """Learn a tumour type from a folder of labelled scans and write the result as a MONAI bundle.
+
+    Args:
+        run: what training left, or its folder.
+        support: the cohort of labelled scans, or its folder; a few patients suffice.
+        out: the bundle's folder to write; refused where it exists.
+        tumour: the type to outline, where the support has several; when classifying, the type to tell from
+            all others there. None takes the one there is, or tells all classes apart.
+        seed: where crops are cut.
+        crops: pieces a patient when segmenting, the first half of them around the tumour.
+        track: shows progress.
+
+    Returns:
+        The bundle's folder; its metadata say shots, seconds, seed, hashed support keys, hashes of the weights
+        before and after, and versions.
+
+    Raises:
+        BundleError: where ``out`` exists or the support does not fit the run's task.
+        RunError, CohortError, VolumeError, EpisodeError, LearnerError: where run, files or learner refuse.
+    """
+    began = time.monotonic()
+    if Path(out).exists():
+        raise BundleError(
+            f"a folder that does not exist: {Path(out).name}",
+            found="one that does",
+            cure="Give another --out.",
+        )
+    trained = run if isinstance(run, Run) else open_run(run)
+    cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
+    store = Store(trained.plan)
+    volumes, classes = _chosen(cohort, trained.task, tumour)
+    prepared = [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
+    if trained.task == "classification" and tumour is not None:
+        examples = _against_rest(prepared, tumour, trained, seed)
+    else:
+        examples = support_examples(prepared, trained.plan, generator_of(seed), classes=classes, crops=crops)
+    learner = trained.learner
+    predictor = learner.adapt(examples)
+    about = _about(trained, prepared, examples, seed, crops)
+    about["weights_before"] = fingerprint(learner)
+    about["weights_after"] = fingerprint(plain_network(predictor))
+    about["seconds"] = round(time.monotonic() - began, 1)
+    return export(
+        predictor,
+        plan=trained.plan,
+        network_spec=trained.network,
+        classes=examples.classes,
+        task=trained.task,
+        about=about,
+        out=out,
+    )
+
+
+def _chosen(
+    cohort: Cohort, task: str, tumour: str | None
+) -> tuple[tuple[Volume, ...], tuple[str, ...] | None]:
+    """The volumes to learn from and the classes, where they do not follow from the volumes."""
+    types = cohort.tumours
+    if tumour is not None and tumour not in types:
+        raise BundleError(
+            f"the type {tumour!r} in the support",
+            found="no such type",
+            cure=nearest(tumour, types) if types else "Name the type in the cohort.",
+        )
+    if task == "classification":
+        return cohort.volumes, None
+    if tumour is None and len(types) != 1:
+        raise BundleError(
+            "one tumour type in the support",
+            found=", ".join(types) or "none",
+            cure="Name the one to outline: --tumor NAME.",
+        )
+    name = tumour or types[0]
+    chosen = tuple(v for v in cohort.of(name) if v.mask is not None)
+    if not chosen:
+        raise BundleError(f"masks of {name!r}", found="none", cure="Add masks to the support.")
+    return chosen, ("background", name)
+
+
+def _against_rest(prepared: Sequence[Prepared], tumour: str, run: Run, seed: int) -> Examples:
+    named = [replace(p, tumour=tumour if p.tumour == tumour else "rest") for p in prepared]
+    return support_examples(named, run.plan, generator_of(seed), classes=("rest", tumour))
+
+
+def _about(
+    run: Run, prepared: Sequence[Prepared], examples: Examples, seed: int, crops: int
+) -> dict[str, Any]:
+    packages = ("medmeta", "monai", "torch", "numpy")
+    options = dict(run.learner.options)
+    about = {
+        "learner": run.learner.name,
+        "shots": len({p.patient for p in prepared}),
+        "examples": len(examples.image),
+        "seed": seed,
+        "support": sorted({p.patient for p in prepared}),
+        "trained_on": list(run.types),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+    steps = options.get("adapt_steps", options.get("steps"))
+    if steps is not None:
+        about["steps"] = steps
+    if run.task == "segmentation":
+        about["crops"] = crops
+    return about
+
+
+def fingerprint(module: Any) -> str:
+    """Hash of a network's weights, names and shapes included.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> before = fingerprint(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.add_(1)
+        >>> before == fingerprint(layer)
+        False
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

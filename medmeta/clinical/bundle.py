@@ -1,0 +1,76 @@
+"""What a bundle folder holds, and the few expressions its configuration may run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from medmeta.errors import MedmetaError
+
+METADATA = "configs/metadata.json"
+INFERENCE = "configs/inference.json"
+STATE = "models/model.pt"
+SCRIPT = "models/model.ts"
+TENSORS = "models/model.safetensors"
+CARD = "docs/README.md"
+DATA_LICENCE = "docs/data_license.txt"
+LICENCE = "LICENSE"
+MANIFEST = "manifest.json"
+FILES = (METADATA, INFERENCE, STATE, SCRIPT, TENSORS, CARD, DATA_LICENCE, LICENCE)
+"""Every file of a bundle but the manifest, which lists them."""
+
+EXPRESSIONS = (
+    "$import glob",
+    "$import torch",
+    "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+    "$@bundle_root + '/data'",
+    "$@bundle_root + '/eval'",
+    "$@bundle_root + '/models/model.pt'",
+    "$sorted(glob.glob(@dataset_dir + '/*'))",
+    "$[{'image': path} for path in @datalist]",
+    "$torch.nn.Sequential(*@layers)",
+    "$@network_def.to(@device)",
+    "$@evaluator.run()",
+)
+"""All code that a bundle of ours runs; a configuration with any other expression is refused."""
+
+
+class BundleError(MedmetaError):
+    """A bundle that cannot be made, trusted or run."""
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file's bytes.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a"
+        >>> _ = file.write_bytes(b"abc")
+        >>> sha256(file)[:8]
+        'ba7816bf'
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(file: Path) -> Any:
+    """A JSON file of a bundle.
+
+    Raises:
+        BundleError: where it is absent or no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"the bundle's {file.name}", found=_why(error), cure="Export or copy the bundle again."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return "none" if isinstance(error, FileNotFoundError) else "a file that is no JSON"

@@ -1,0 +1,64 @@
+"""The model card and the licences that travel with a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmeta.clinical.bundle import EXPRESSIONS
+from medmeta.volumes import Plan
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+DATA_LICENCE = """\
+This bundle holds no image and no annotation.
+
+Its weights were learnt from data that their owners licensed to whoever made it; that licence, and any
+condition it puts on the weights, is to be named here before the bundle is handed on.
+"""
+
+
+def card(metadata: Mapping[str, Any], plan: Plan) -> str:
+    """The model card of a bundle, in Markdown.
+
+    Args:
+        metadata: as :func:`medmeta.clinical.config.metadata` makes it.
+        plan: the preprocessing.
+    """
+    import jinja2
+
+    own = metadata["medmeta"]
+    windowed = plan.intensity == "window"
+    loader = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False, keep_trailing_newline=True
+    )
+    return loader.get_template("card.md.j2").render(
+        title=metadata["name"],
+        description=metadata["description"],
+        task=own["task"],
+        classes=own["classes"],
+        plan=plan,
+        spacing=" x ".join(f"{s:.3g}" for s in plan.spacing),
+        patch=" x ".join(map(str, plan.patch)),
+        intensity=f"clipped to {plan.low:.4g} ... {plan.high:.4g}" if windowed else "each scan's own scale",
+        facts=_facts(own["about"]),
+        expressions=EXPRESSIONS,
+        segments=own["task"] == "segmentation",
+    )
+
+
+def licence() -> str:
+    """The Apache License 2.0."""
+    return (_TEMPLATES / "LICENSE.j2").read_text(encoding="utf-8")
+
+
+def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to see of the adaptation: single values, and how many of a list."""
+    facts = []
+    for name, value in about.items():
+        if isinstance(value, (list, tuple)):
+            facts.append((name, f"{len(value)}"))
+        elif not isinstance(value, Mapping):
+            facts.append((name, str(value)))
+    return facts

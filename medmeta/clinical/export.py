@@ -1,0 +1,187 @@
+"""From a predictor to a MONAI bundle that needs MONAI alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medmeta.clinical import bundle as names
+from medmeta.clinical.bundle import BundleError, sha256
+from medmeta.clinical.card import DATA_LICENCE, card, licence
+from medmeta.clinical.config import inference, layer_spec, metadata
+from medmeta.learners import Predictor, plain_network
+from medmeta.networks import build
+from medmeta.volumes import Plan
+
+TASKS = ("segmentation", "classification")
+
+
+def export(
+    predictor: Predictor,
+    *,
+    plan: Plan,
+    network_spec: Mapping[str, Any],
+    classes: Sequence[str],
+    task: str,
+    about: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str],
+) -> Path:
+    """Write an adapted predictor as a complete MONAI bundle; whole or not at all.
+
+    Args:
+        predictor: what ``adapt`` of a learner with a linear head gave.
+        plan: the preprocessing its images had.
+        network_spec: of its backbone, as :func:`medmeta.networks.build` takes it.
+        classes: names by label; ``"background"`` first when segmenting.
+        task: ``"segmentation"`` or ``"classification"``.
+        about: JSON values for the model card and the metadata. Never a patient's name, id or path: hashed
+            keys only.
+        out: the folder to write; refused where it exists.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: where ``out`` exists, the parts do not fit, or the disk refuses.
+        LearnerError: where predicting needs medmeta.
+
+    Example:
+        >>> import tempfile
+        >>> from medmeta.episodes import Examples
+        >>> from medmeta.learners import create_learner
+        >>> from medmeta.networks import unet
+        >>> spec = unet(2, 1, base=2)
+        >>> support = Examples(torch.rand(2, 1, 16, 16), torch.randint(2, (2, 16, 16)), ("background", "x"))
+        >>> predictor = create_learner("prototypical", build(spec)).adapt(support)
+        >>> plan = Plan(2, (1.0, 1.0, 1.0), (16, 16), 1)
+        >>> folder = export(predictor, plan=plan, network_spec=spec, classes=support.classes,
+        ...                 task="segmentation", out=Path(tempfile.mkdtemp()) / "bundle")
+        >>> sorted(p.name for p in folder.iterdir())
+        ['LICENSE', 'configs', 'docs', 'manifest.json', 'models']
+    """
+    folder = Path(out)
+    if folder.exists():
+        raise BundleError(
+            f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
+        )
+    _refuse_task(task, plan, classes)
+    network = plain_network(predictor).cpu()
+    layers = [dict(network_spec), *(layer_spec(layer) for layer in list(network)[1:])]
+    _refuse_other(network, layers, plan, classes)
+    described = metadata(plan, classes, task, about or {})
+    texts = {
+        names.METADATA: _json(described),
+        names.INFERENCE: _json(inference(plan, layers)),
+        names.CARD: card(described, plan),
+        names.DATA_LICENCE: DATA_LICENCE,
+        names.LICENCE: licence(),
+    }
+    return _write(folder, network, plan, texts)
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _refuse_task(task: str, plan: Plan, classes: Sequence[str]) -> None:
+    if task not in TASKS or plan.whole != (task == "classification"):
+        raise BundleError(
+            "'segmentation' with a plan of crops, or 'classification' with one of whole volumes",
+            found=f"{task!r} with {'whole volumes' if plan.whole else 'crops'}",
+            cure="Give the plan that the support was prepared with.",
+        )
+    bad = [c for c in classes if not re.fullmatch(r"[^\x00-\x1f$@%|`]{1,100}", c)]
+    if len(set(classes)) != len(classes) or len(classes) < 2 or bad:
+        raise BundleError(
+            "two or more class names, different, of ordinary characters",
+            found=", ".join(map(repr, classes)) or "none",
+            cure="Rename the classes.",
+        )
+
+
+def _refuse_other(
+    network: nn.Sequential, layers: Sequence[Mapping[str, Any]], plan: Plan, classes: Sequence[str]
+) -> None:
+    """The specification must rebuild the very network, and the network must fit plan and classes."""
+    rebuilt = nn.Sequential(*(build(layer) for layer in layers)).eval()
+    try:
+        rebuilt.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise BundleError(
+            "the specification of the predictor's backbone",
+            found="that of another network",
+            cure="Give the network_spec that the learner's backbone was built from.",
+        ) from error
+    image = _example(plan)
+    with torch.no_grad():
+        wanted, made = network(image), rebuilt(image)
+    same = wanted.shape == made.shape and torch.allclose(wanted, made, rtol=1e-3, atol=1e-3)
+    if not same or wanted.shape[1] != len(classes):
+        raise BundleError(
+            f"a network that the specification rebuilds, with {len(classes)} outputs",
+            found=f"another result, or {wanted.shape[1]} outputs",
+            cure="Give the network_spec and classes of this predictor.",
+        )
+    if not all(bool(torch.isfinite(w).all()) for w in network.state_dict().values()):
+        raise BundleError("finite weights", found="NaN or infinity", cure="Adapt again with a smaller rate.")
+
+
+def _example(plan: Plan) -> torch.Tensor:
+    shape = (1, plan.channels, *plan.patch)
+    return torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+
+
+def _write(folder: Path, network: nn.Sequential, plan: Plan, texts: Mapping[str, str]) -> Path:
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        for name in ("configs", "models", "docs"):
+            (temporary / name).mkdir(parents=True)
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        _save(network, plan, temporary)
+        hashes = {name: sha256(temporary / name) for name in sorted(names.FILES)}
+        (temporary / names.MANIFEST).write_text(_json({"sha256": hashes}), encoding="utf-8")
+        for file in (*names.FILES, names.MANIFEST):
+            _sync(temporary / file)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise BundleError(
+            f"room to write {folder.name}",
+            found=error.strerror or "a refusing disk",
+            cure="Free disk space or name another folder.",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(folder.parent)
+    return folder
+
+
+def _save(network: nn.Sequential, plan: Plan, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: weight.detach().contiguous().clone() for name, weight in network.state_dict().items()}
+    torch.save(state, folder / names.STATE)
+    save_file(state, folder / names.TENSORS)
+    with warnings.catch_warnings():  # torch.jit is deprecated, but it is what MONAI Deploy reads
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(network, _example(plan), check_trace=False)
+        torch.jit.save(script, str(folder / names.SCRIPT))
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

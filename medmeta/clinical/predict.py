@@ -1,0 +1,231 @@
+"""From a scan in a hospital's file to a mask on the scan's own grid, case by case."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.config import inferer, solid_transforms
+from medmeta.clinical.loading import BundlePredictor, load_bundle
+from medmeta.errors import MedmetaError
+from medmeta.volumes import Plan, load, restore
+from medmeta.volumes.progress import Track, silent
+
+_LOG = logging.getLogger("medmeta.clinical")
+_SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
+
+Input: TypeAlias = str | os.PathLike[str]
+
+
+def predict(
+    bundle: BundlePredictor | Input,
+    inputs: Iterable[Input | Sequence[Input]],
+    out: Input,
+    *,
+    resume: bool = False,
+    track: Track = silent,
+) -> list[dict[str, Any]]:
+    """Apply a bundle to whole scans.
+
+    Segmenting writes ``OUT/<case>/<case>_seg.nii.gz``, whole-number labels on the scan's own grid;
+    classifying writes ``OUT/<case>/<case>.json`` with the class and every probability. A case is named by
+    its file or folder, by the folders above too where two would share a name. Each case appears when it is
+    whole; one that fails does not stop the others.
+
+    Args:
+        bundle: its folder, or what :func:`medmeta.clinical.load_bundle` gave.
+        inputs: a NIfTI file, the folder or zip of one DICOM series each, or a sequence of them, one
+            a channel.
+        out: folder to write; cases that are there are refused unless ``resume``.
+        resume: pass over the cases that are there.
+        track: shows progress.
+
+    Returns:
+        One object a case: ``case``, ``ok``, ``message``, ``files`` (relative to ``out``), ``skipped``; and
+        ``class`` and ``probabilities``, or ``voxels`` and ``volume_ml`` of every class but the background.
+
+    Raises:
+        BundleError: where the bundle is not to be trusted, there is no input, or ``out`` has one of the
+            cases.
+    """
+    predictor = bundle if isinstance(bundle, BundlePredictor) else load_bundle(bundle)
+    cases = name_cases(inputs)
+    folder = Path(out)
+    there = [name for name in cases if (folder / name).exists()]
+    if there and not resume:
+        raise BundleError(
+            "a folder without these cases",
+            found=f"{len(there)} of {len(cases)} there",
+            cure="Give another --out, or --resume to pass over them.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in track(cases, description="predicting", total=len(cases)):
+        if name in there:
+            results.append({"case": name, "ok": True, "message": "", "files": [], "skipped": True})
+        else:
+            results.append(_case(predictor, name, cases[name], folder))
+    return results
+
+
+def name_cases(inputs: Iterable[Input | Sequence[Input]]) -> dict[str, tuple[Path, ...]]:
+    """Name every case by its file or folder, with as many folders above as it takes to tell them apart.
+
+    Raises:
+        BundleError: where there is no input, or one is there twice.
+
+    Example:
+        >>> list(name_cases(["a/scan.nii.gz", "p1/image", "p2/image"]))
+        ['scan', 'p1_image', 'p2_image']
+    """
+    paths = [(Path(i),) if isinstance(i, (str, os.PathLike)) else tuple(Path(p) for p in i) for i in inputs]
+    absolute = [tuple(p.absolute() for p in case) for case in paths]
+    if not paths or not all(paths) or len(set(absolute)) != len(absolute):
+        raise BundleError(
+            "one or more different scans",
+            found=f"{len(paths)} with doubles" if paths else "none",
+            cure="Name each scan once.",
+        )
+    cases: dict[str, tuple[Path, ...]] = {}
+    parts = [_parts(case[0]) for case in absolute]
+    for depth in range(1, max(map(len, parts)) + 1):
+        named = ["_".join(p[-depth:]) for p in parts]
+        counts = Counter(named)
+        for name, case in zip(named, paths, strict=True):
+            if counts[name] == 1 and case not in cases.values():
+                cases[name] = case
+    if len(cases) != len(paths):
+        raise BundleError("scans that can be told apart by name", found="two alike", cure="Rename one.")
+    order = {case: name for name, case in cases.items()}
+    return {order[case]: case for case in paths}
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Folders and name without its suffix."""
+    stem = next((path.name[: -len(s)] for s in _SUFFIXES if path.name.lower().endswith(s)), path.name)
+    return (*path.parts[1:-1], stem or "case")
+
+
+def _case(predictor: BundlePredictor, name: str, paths: tuple[Path, ...], out: Path) -> dict[str, Any]:
+    temporary = out / f".{name}.{secrets.token_hex(4)}"
+    done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
+    try:
+        image = read_channels(paths)
+        temporary.mkdir()
+        write = _segment if predictor.task == "segmentation" else _classify
+        found = write(predictor, image, name, temporary)
+        os.replace(temporary, out / name)
+        files = [f"{name}/{file.name}" for file in sorted((out / name).iterdir())]
+        return {**done, **found, "ok": True, "files": files}
+    except MedmetaError as error:
+        return {**done, "message": str(error)}
+    except OSError as error:
+        return {**done, "message": f"cannot write: {error.strerror or type(error).__name__}"}
+    except (RuntimeError, ValueError) as error:  # torch's and MONAI's; the next case must still be tried
+        _LOG.exception("%s failed", name)
+        return {**done, "message": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_channels(paths: Sequence[Path]) -> Any:
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``.
+
+    Raises:
+        VolumeError: where a file cannot be read right.
+        CohortError: where they are not on one grid.
+    """
+    from medmeta.volumes.reading import read_image
+    from medmeta.volumes.record import Volume
+
+    return load(paths[0]) if len(paths) == 1 else read_image(Volume("", tuple(paths)))
+
+
+def probabilities(predictor: BundlePredictor, image: Any) -> Tensor:
+    """Probabilities of every class: ``(way, x, y, z)`` on the grid of ``image``, or ``(way)``.
+
+    Args:
+        predictor: of a bundle.
+        image: native MetaTensor ``(channel, x, y, z)``, as :func:`medmeta.volumes.load` gives it.
+
+    Raises:
+        CohortError: where the channels are not as planned or voxels are not finite.
+    """
+    plan = predictor.plan
+    voxels, affine = _prepared(plan, image)
+    with torch.no_grad():
+        logits = _build(inferer(plan))(voxels[None], predictor)[0]
+    if not bool(torch.isfinite(logits).all()):
+        raise BundleError("finite logits", found="NaN or infinity", cure="Do not use this bundle.")
+    soft = torch.softmax(logits, 0)
+    if plan.whole:
+        return soft
+    return restore(soft, affine, image)
+
+
+def _prepared(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
+    """The image on the plan's grid with all three axes, slices of a plan in 2D too."""
+    from medmeta.volumes import CohortError
+    from medmeta.volumes.prepared import prepare_image
+
+    if plan.whole or plan.spatial_dims == 3:
+        return prepare_image(plan, image)
+    if image.shape[0] != plan.channels:
+        raise CohortError(
+            f"{plan.channels} channel(s), as planned",
+            found=f"{image.shape[0]}",
+            cure="Give the channels that the bundle was made for.",
+        )
+    data = {"image": image}
+    for step in solid_transforms(plan):
+        data = _build(step)(data)
+    return data["image"].as_tensor().float().contiguous(), torch.as_tensor(data["image"].affine).double()
+
+
+def _build(spec: dict[str, Any]) -> Callable[..., Any]:
+    from monai.bundle import ConfigComponent
+
+    return ConfigComponent(config=spec).instantiate()
+
+
+def _segment(predictor: BundlePredictor, image: Any, name: str, folder: Path) -> dict[str, Any]:
+    labels = probabilities(predictor, image).argmax(0).to(torch.uint8).numpy()
+    affine = np.asarray(image.affine, dtype=np.float64)
+    write_nifti(labels, affine, folder / f"{name}_seg.nii.gz")
+    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    voxels = {c: int((labels == n).sum()) for n, c in enumerate(predictor.classes) if n}
+    volumes = {c: round(count * millilitres, 4) for c, count in voxels.items()}
+    return {"voxels": voxels, "volume_ml": volumes}
+
+
+def write_nifti(labels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], file: Path) -> None:
+    """Write labels ``(x, y, z)`` with their RAS affine in mm."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(labels, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, file)
+
+
+def _classify(predictor: BundlePredictor, image: Any, name: str, folder: Path) -> dict[str, Any]:
+    soft = probabilities(predictor, image).tolist()
+    found = {
+        "class": predictor.classes[int(np.argmax(soft))],
+        "probabilities": {c: round(p, 6) for c, p in zip(predictor.classes, soft, strict=True)},
+    }
+    (folder / f"{name}.json").write_text(json.dumps({"case": name, **found}, indent=1) + "\n")
+    return found

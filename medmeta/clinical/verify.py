@@ -1,0 +1,202 @@
+"""Whether a bundle is what was exported, and runs nothing but what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pydoc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmeta.clinical import bundle as names
+from medmeta.clinical.bundle import EXPRESSIONS, BundleError, read_json, sha256
+from medmeta.volumes import CohortError, Plan
+
+HOMES = (
+    "monai.data.",
+    "monai.engines.",
+    "monai.handlers.",
+    "monai.inferers.",
+    "monai.losses.",
+    "monai.metrics.",
+    "monai.networks.",
+    "monai.transforms.",
+    "torch.nn.",
+    "torch.optim.",
+    "medmeta.",
+)
+"""Where a ``_target_`` may come from; the parts of MONAI that fetch or start programs are not among them."""
+
+REQUIRED = (
+    "schema",
+    "version",
+    "changelog",
+    "monai_version",
+    "pytorch_version",
+    "numpy_version",
+    "required_packages_version",
+    "supported_apps",
+    "task",
+    "description",
+    "authors",
+    "copyright",
+    "network_data_format",
+    "medmeta",
+)
+_FORMAT = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "channel_def")
+
+
+def verify(bundle: str | os.PathLike[str]) -> list[str]:
+    """Say what is wrong with a bundle; nothing in it is run.
+
+    Checks every file against the manifest's SHA-256, the metadata's fields, that weights are finite and the
+    same in both files, and the configuration: no expression but :data:`~medmeta.clinical.bundle.EXPRESSIONS`,
+    no ``_target_`` from elsewhere than MONAI's, torch's and our own classes, no absolute or outward path.
+    A manifest finds damage; it proves no origin, for whoever alters a file can alter the manifest too.
+
+    Args:
+        bundle: the folder.
+
+    Returns:
+        One line a problem; empty where there is none.
+
+    Example:
+        >>> import tempfile
+        >>> verify(tempfile.mkdtemp())
+        ['manifest.json: wanted the bundle's manifest.json, found none']
+    """
+    folder = Path(bundle)
+    problems = list(_manifest(folder))
+    if problems:  # damaged files are not looked into
+        return problems
+    return [*_metadata(folder), *_weights(folder), *_configuration(folder)]
+
+
+def _manifest(folder: Path) -> Iterator[str]:
+    try:
+        hashes = read_json(folder / names.MANIFEST)["sha256"]
+        listed = {str(name): str(value) for name, value in hashes.items()}
+    except BundleError as error:
+        yield f"{names.MANIFEST}: wanted {error.wanted}, found {error.found}"
+        return
+    except (KeyError, TypeError, AttributeError):
+        yield f"{names.MANIFEST}: no list of SHA-256"
+        return
+    present = {
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() or file.is_symlink()
+    }
+    for name in sorted({*listed, *names.FILES}):
+        if name not in listed or Path(name).is_absolute() or ".." in Path(name).parts:
+            yield f"{name}: not in the manifest, or outside the bundle"
+        elif name not in present:
+            yield f"{name}: missing"
+        elif _leads_out(folder, name):
+            yield f"{name}: a link out of the bundle"
+        elif sha256(folder / name) != listed[name]:
+            yield f"{name}: changed since it was exported"
+    yield from (
+        f"{name}: not in the manifest"
+        for name in sorted(present - {*listed, names.MANIFEST})
+        if name.split("/")[0] in ("configs", "models", "scripts")
+    )
+
+
+def _leads_out(folder: Path, name: str) -> bool:
+    return not (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def _metadata(folder: Path) -> Iterator[str]:
+    about = read_json(folder / names.METADATA)
+    missing = [key for key in REQUIRED if key not in about]
+    if missing:
+        yield f"{names.METADATA}: without {', '.join(missing)}"
+        return
+    parts = about["network_data_format"]
+    for side, name in (("inputs", "image"), ("outputs", "pred")):
+        described = parts.get(side, {}).get(name, {})
+        lacking = [key for key in _FORMAT if key not in described]
+        if lacking:
+            yield f"{names.METADATA}: {side}.{name} without {', '.join(lacking)}"
+    try:
+        Plan.from_json(json.dumps(about["medmeta"]["plan"]))
+        if not all(isinstance(name, str) for name in about["medmeta"]["classes"]):
+            yield f"{names.METADATA}: classes that are no names"
+    except (CohortError, KeyError, TypeError, AttributeError):
+        yield f"{names.METADATA}: no plan or classes that this version can read"
+
+
+def _weights(folder: Path) -> Iterator[str]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = torch.load(folder / names.STATE, map_location="cpu", weights_only=True)
+        again = load_file(folder / names.TENSORS)
+    except (RuntimeError, OSError, ValueError, EOFError, SafetensorError) as error:
+        yield f"models: weights that cannot be read ({type(error).__name__})"
+        return
+    for name, weight in again.items():
+        if not bool(torch.isfinite(weight).all()):
+            yield f"{names.TENSORS}: NaN or infinity in {name}"
+        if name not in state or not torch.equal(state[name], weight):
+            yield f"{names.STATE}: {name} differs from {names.TENSORS}"
+    if set(state) != set(again):
+        yield f"{names.STATE}: other weights than {names.TENSORS}"
+
+
+def _configuration(folder: Path) -> Iterator[str]:
+    for file in sorted((folder / "configs").rglob("*")):
+        if file.is_dir() or file.name == "metadata.json":
+            continue
+        where = f"configs/{file.name}"
+        if file.suffix != ".json":
+            yield f"{where}: not a JSON file"
+            continue
+        yield from (f"{where}: {problem}" for problem in _problems(read_json(file)))
+    config = read_json(folder / names.INFERENCE)
+    for key in ("bundle_root", "device", "dataset_dir", "dataset", "inferer", "evaluator", "network_def"):
+        if key not in config:
+            yield f"{names.INFERENCE}: without {key}"
+
+
+def _problems(value: Any) -> Iterator[str]:
+    """What a configuration may not hold, anywhere in it."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield from _target(value["_target_"])
+        for key, item in value.items():
+            yield from _text(key)
+            if key != "_target_":
+                yield from _problems(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _problems(item)
+    elif isinstance(value, str):
+        yield from _text(value)
+
+
+def _text(text: str) -> Iterator[str]:
+    if text in EXPRESSIONS:
+        return
+    if "$" in text or text.startswith("%"):
+        yield f"an expression that no exported bundle has: {text[:80]!r}"
+    elif text.startswith(("/", "~", "\\")) or ".." in text.replace("\\", "/").split("/") or "://" in text:
+        yield f"a path that leads out of the bundle: {text[:80]!r}"
+
+
+def _target(target: Any) -> Iterator[str]:
+    """A class or function of an allowed home, and one that was defined there: a module's own imports
+    (``monai.utils.os.system``) can be reached by a dotted name, too."""
+    if not isinstance(target, str) or not target.startswith(HOMES):
+        yield f"a _target_ from elsewhere than MONAI, torch.nn, torch.optim and medmeta: {str(target)[:80]!r}"
+        return
+    found: Any = None
+    with contextlib.suppress(pydoc.ErrorDuringImport):
+        found = pydoc.locate(target)
+    home = str(getattr(found, "__module__", ""))
+    if not callable(found) or not home.startswith((target.split(".")[0] + ".",)):
+        yield f"a _target_ that is no class there: {target[:80]!r}"
