@@ -165,8 +165,21 @@ def tensor(scan: Scan) -> MetaTensor:
     array = scan.array
     native = array.dtype.newbyteorder("=")
     values = torch.from_numpy(np.array(array, dtype=native) if array.dtype != np.float32 else _own(array))
-    meta = {"unit": scan.unit, "spacing": spacing(scan.affine), "frame": scan.frame, "series": scan.series}
-    return MetaTensor(values.float(), affine=torch.from_numpy(scan.affine.copy()), meta=meta)
+    meta = {"unit": scan.unit, "frame": scan.frame, "series": scan.series}
+    affine = torch.from_numpy(scan.affine.copy())
+    return MetaTensor(values.float(), affine=affine, meta={**meta, **_native(affine, array.shape[1:])})
+
+
+def _native(affine: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What MONAI's inverse transforms and writers need to come back to the stored grid."""
+    return {
+        "spacing": spacing(np.asarray(affine)),
+        "original_affine": affine.clone(),
+        "spatial_shape": np.array(shape),
+        # MONAI's word for "the file had no channel axis"; with a number its writers take a single channel
+        # for one spatial axis less
+        "original_channel_dim": float("nan"),
+    }
 
 
 def _own(array: NDArray) -> NDArray:
@@ -217,15 +230,10 @@ def load_mask(
     shape = tuple(int(n) for n in like.shape[1:])
     if affine.shape != (4, 4) or len(shape) != 3:
         raise VolumeError("other-grid", found=f"an image of {len(shape)} axes", where=path)
-    found, _ = read_mask(Path(path), affine, shape, _meta(like), label, resample=resample)
-    meta = {**_meta(like), "unit": ""}
+    about = {key: getattr(like, "meta", {}).get(key, "") for key in ("frame", "series")}
+    found, _ = read_mask(Path(path), affine, shape, about, label, resample=resample)
+    meta = {**about, "unit": "", **_native(like.affine, shape)}
     return MetaTensor(torch.from_numpy(found[None].astype(np.float32)), affine=like.affine.clone(), meta=meta)
-
-
-def _meta(like: Any) -> dict[str, Any]:
-    about = getattr(like, "meta", {})
-    kept = {key: about.get(key, "") for key in ("frame", "series")}
-    return {**kept, "spacing": spacing(np.asarray(like.affine, dtype=np.float64))}
 
 
 def read_mask(

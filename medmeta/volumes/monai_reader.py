@@ -41,7 +41,7 @@ class MedmetaReader(ImageReader):
         >>> from monai.transforms import LoadImage
         >>> file = Path(tempfile.mkdtemp()) / "scan.nii.gz"
         >>> nibabel.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 3, 1])).to_filename(file)
-        >>> tuple(LoadImage(reader=MedmetaReader())(file).shape)
+        >>> tuple(LoadImage(reader=MedmetaReader(), ensure_channel_first=True)(file).shape)
         (1, 4, 5, 6)
     """
 
@@ -66,7 +66,8 @@ class MedmetaReader(ImageReader):
         """Read what ``read`` named; several files become channels of one volume.
 
         Returns:
-            ``(channel, x, y, z)`` and MONAI's metadata: RAS affine (mm), unit, spacing; no path or name.
+            As MONAI's readers do, ``(x, y, z)`` for one file and ``(channel, x, y, z)`` for several; and
+            MONAI's metadata: RAS affine (mm), unit, spacing; no path or name.
 
         Raises:
             VolumeError: where one cannot be read right, or the files are not on one grid.
@@ -80,14 +81,15 @@ class MedmetaReader(ImageReader):
                 found = f"{scan.array.shape[1:]} voxels beside {first.array.shape[1:]}, or another affine"
                 raise VolumeError("other-grid", found=found, where=one.path)
         array = np.concatenate([scan.array for scan in scans]).astype(np.float32, copy=False)
+        array = array[0] if len(scans) == 1 else array
         about = {
             "unit": first.unit,
             "spacing": spacing(first.affine),
             MetaKeys.AFFINE: first.affine.copy(),
             MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.SPATIAL_SHAPE: np.array(array.shape[1:]),
-            MetaKeys.ORIGINAL_CHANNEL_DIM: 0,
+            MetaKeys.SPATIAL_SHAPE: np.array(first.array.shape[1:]),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if len(scans) == 1 else 0,
         }
         return array, about
 
