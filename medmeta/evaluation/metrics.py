@@ -20,6 +20,7 @@ def dice(found: Tensor, truth: Tensor) -> float | None:
     """Dice of two boolean volumes; None where both are empty.
 
     Example:
+        >>> import torch
         >>> dice(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         0.6666666666666666
     """
@@ -38,6 +39,7 @@ def hd95(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> float | None
         None where the truth is empty; the scan's diagonal where only the prediction is.
 
     Example:
+        >>> import torch
         >>> truth = torch.zeros(9, 9, dtype=torch.bool); truth[2:5, 2:5] = True
         >>> hd95(truth.roll(2, 0), truth, (1.5, 1.0))
         3.0
@@ -56,6 +58,7 @@ def surface_dice(found: Tensor, truth: Tensor, spacing: Sequence[float], toleran
     """Normalised surface Dice at a tolerance in mm (MONAI); None where both are empty.
 
     Example:
+        >>> import torch
         >>> truth = torch.zeros(9, 9, dtype=torch.bool); truth[2:5, 2:5] = True
         >>> surface_dice(truth.roll(1, 0), truth, (1.0, 1.0), tolerance=1.0)
         1.0
@@ -74,6 +77,7 @@ def volume_ml(mask: Tensor, spacing: Sequence[float]) -> float:
     """Volume of a mask in mL.
 
     Example:
+        >>> import torch
         >>> volume_ml(torch.ones(10, 10, 10, dtype=torch.bool), (1.0, 1.0, 2.0))
         2.0
     """
@@ -84,6 +88,7 @@ def lesions(found: Tensor, truth: Tensor) -> tuple[int, int, int]:
     """Count lesions (connected, diagonals included): hit, in truth, and false ones in the prediction.
 
     Example:
+        >>> import torch
         >>> truth = torch.tensor([1, 1, 0, 0, 1, 0, 0]) > 0
         >>> lesions(torch.tensor([1, 0, 0, 0, 0, 0, 1]) > 0, truth)
         (1, 2, 1)

@@ -146,8 +146,7 @@ def meta_train(
             if validate and (last or progress.step % schedule.validate_every == 0):
                 record["score"] = _validate(learner, validate, progress, keeper)
             for listener in (keeper, track):  # a progress bar may show figures, too
-                if hasattr(listener, "note"):
-                    listener.note(record)
+                getattr(listener, "note", _ignore)(record)
             stopping = ranks.any(stop.is_set())
             if keeper and (last or stopping or progress.step % schedule.save_every == 0):
                 keeper.save(model, optimiser, progress)
@@ -156,6 +155,10 @@ def meta_train(
             if schedule.patience and progress.since_best >= schedule.patience:
                 break
     return progress
+
+
+def _ignore(record: dict[str, Any]) -> None:
+    """Nobody listens."""
 
 
 def _module(learner: Learner) -> nn.Module:

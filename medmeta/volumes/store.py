@@ -329,7 +329,8 @@ def _grid(native: Any) -> Any:
     from monai.data import MetaTensor
 
     nothing = torch.zeros((1,) * native.ndim).expand(native.shape)
-    return MetaTensor(nothing, affine=native.affine.clone(), meta=dict(native.meta))
+    about = {key: value for key, value in native.meta.items() if key != "affine"}
+    return MetaTensor(nothing, affine=native.affine.clone(), meta=about)
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
