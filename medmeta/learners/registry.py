@@ -15,9 +15,11 @@ from medmeta.learners.comparing import matching, relation, siamese
 from medmeta.learners.episodic import BOTH, CLASSIFY
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.inner import OPTIONS, inner_from
+from medmeta.learners.local_prototype import LocalPrototypeLearner
 from medmeta.learners.memory import MemoryLearner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
+from medmeta.learners.refined import RefinedRidgeLearner
 from medmeta.learners.ridge import RidgeLearner
 
 
@@ -60,6 +62,8 @@ PRESETS: Mapping[str, Preset] = {
     "relation": _other(relation, CLASSIFY),
     "siamese": _other(siamese, CLASSIFY),
     "ridge": _other(RidgeLearner),
+    "refined-ridge": _other(RefinedRidgeLearner),
+    "local-prototype": _other(LocalPrototypeLearner),
     "mann": _other(MemoryLearner, CLASSIFY),
     "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),
     "pretrain-linear": _gradient(head="learned", way=2, order="supervised", moves="head", **_TUNED),

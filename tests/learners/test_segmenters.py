@@ -1,0 +1,129 @@
+"""What local prototypes and refined ridge promise beyond the laws of every learner."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medmeta.episodes.examples import Examples
+from medmeta.learners import LearnerError, create_learner
+from medmeta.learners.local_prototype import local_prototypes
+from medmeta.learners.refined import RefinedPredictor, RefinedRidgeLearner, left_out, pixel_features
+from medmeta.networks import build, unet
+from tests.learners.tasks import CLASSES, close, episode, lesions
+
+
+def two_looks(dims: int = 2) -> Examples:
+    """A target of two looks on a background of a third between them: one mean cannot tell it."""
+    label = torch.zeros(1, *[16] * dims, dtype=torch.int64)
+    image = torch.zeros(1, 2, *[16] * dims)
+    image[:, 0] = 1
+    label[:, :4], label[:, 12:] = 1, 1
+    image[:, 0, :4], image[:, 1, :4] = 1, 1
+    image[:, 0, 12:], image[:, 1, 12:] = 1, -1
+    return Examples(image, label, CLASSES[:2])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_prototypes_tell_what_one_mean_cannot(dims: int) -> None:
+    support = two_looks(dims)
+    learner = create_learner("local-prototype", plain(dims), window=4, stride=1, place=0.0)
+    guess = learner.adapt(support)(support.image).argmax(1)
+    assert torch.equal(guess, support.label)
+    wide = create_learner("local-prototype", plain(dims), window=16, stride=1, place=0.0)
+    assert not torch.equal(wide.adapt(support)(support.image).argmax(1), support.label)
+
+
+def plain(dims: int) -> torch.nn.Module:
+    """A network that gives the image back."""
+    layer = (torch.nn.Conv2d, torch.nn.Conv3d)[dims - 2](2, 2, 1, bias=False)
+    layer.weight.data = torch.eye(2).reshape(2, 2, *[1] * dims)
+    return layer
+
+
+def test_place_tells_twins_apart() -> None:
+    """Two like structures, one of them the target: only where they lie tells."""
+    support = two_looks()
+    image, label = support.image.clone(), support.label.clone()
+    image[:, 1, 12:] = 1
+    label[:, 12:] = 0
+    twins = Examples(image, label, support.classes)
+    dice = {}
+    for place in (0.0, 2.0):
+        learner = create_learner("local-prototype", plain(2), window=4, stride=1, place=place)
+        guess = learner.adapt(twins)(image).argmax(1)
+        dice[place] = 2 * float((guess * label).sum()) / float(guess.sum() + label.sum())
+    assert dice[2.0] > 0.9 > dice[0.0]
+
+
+def test_prototypes_are_of_length_one_and_every_class_has_one() -> None:
+    hot = torch.nn.functional.one_hot(lesions(3).label, 2).movedim(-1, 1).float()
+    made, classes = local_prototypes(torch.randn(3, 5, 16, 16), hot, 8, 0.99)
+    close(made.norm(dim=1), torch.ones(len(made)), 1e-5)
+    assert bool((classes.sum(0) >= 1).all())
+
+
+def test_more_steps_fit_the_support_better() -> None:
+    task = episode(lesions, n=3, side=16)
+    scores = []
+    for steps in (0, 25):
+        torch.manual_seed(0)
+        learner = create_learner("refined-ridge", build(unet(2, 1, base=4)), steps=steps, folds=0)
+        guess = torch.softmax(learner.adapt(task.support)(task.support.image), 1)[:, 1]
+        truth = task.support.label.float()
+        scores.append(float(2 * (guess * truth).sum() / (guess.sum() + truth.sum())))
+    assert scores[1] > scores[0]
+
+
+def test_steps_that_harm_those_left_out_are_not_done() -> None:
+    """At a rate that wrecks the network, the safeguard stays at the closed-form head."""
+    support = lesions(4)
+    for folds, kept in ((2, True), (0, False)):
+        torch.manual_seed(0)
+        network = build(unet(2, 1, base=4))
+        learner = create_learner("refined-ridge", network, steps=6, rate=3.0, folds=folds)
+        adapted = learner.adapt(support).state_dict()
+        same = all(torch.equal(w, adapted[f"network.{n}"]) for n, w in network.state_dict().items())
+        assert same is kept
+
+
+def test_support_is_left_out_by_patient() -> None:
+    support = lesions(4)
+    named = Examples(support.image, support.label, support.classes, ("a", "a", "b", "c"))
+    for rest, out in left_out(named, 2):
+        assert len(rest.image) + len(out.image) == 4
+    sizes = sorted(len(out.image) for _, out in left_out(named, 2))
+    assert sizes == [1, 3]
+    assert left_out(lesions(1), 2) == []
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_trees_and_mirrors_have_their_part(dims: int) -> None:
+    support = lesions(2, dims=dims)
+    torch.manual_seed(0)
+    network = build(unet(dims, 1, base=4))
+    learner = create_learner("refined-ridge", network, steps=2, trees=5, mirrors=True)
+    assert isinstance(learner, RefinedRidgeLearner)
+    predictor = learner.adapt(support)
+    assert isinstance(predictor, RefinedPredictor)
+    shuffled = Examples(support.image.flip(0), support.label.flip(0), support.classes)
+    logits = predictor(support.image)
+    assert logits.shape == (2, 2, *[16] * dims)
+    assert torch.equal(logits, learner.adapt(shuffled)(support.image))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_pixel_features_of_a_flat_image(dims: int) -> None:
+    made = pixel_features(torch.full((1, 2, *[8] * dims), 3.0))
+    assert made.shape == (1, 14 + dims, *[8] * dims)
+    means = made[:, [0, 1, 2, 3, 6, 7, 10, 11]]
+    close(means, torch.full_like(means, 3.0), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("refined-ridge", {"rate": 0.0}), ("refined-ridge", {"part": 2.0}), ("local-prototype", {"window": 0})],
+)
+def test_impossible_options_are_refused(name: str, option: dict[str, float]) -> None:
+    with pytest.raises(LearnerError, match=next(iter(option))):
+        create_learner(name, plain(2), **option)
