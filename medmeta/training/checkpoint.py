@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -57,7 +58,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors, and a JSON object in the same file, at once.
+    """Write named tensors, a JSON object and the checksum of both in one file, at once.
 
     Example:
         >>> import tempfile
@@ -67,7 +68,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         ({'w': tensor([1., 1.])}, {'step': 3})
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, pack(plain, {"about": json.dumps(about or {})}))
+    said = json.dumps(about or {})
+    write_bytes(path, pack(plain, {"about": said, "sha256": _digest(plain, said)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,18 +81,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise RunError(f"the file {path.name}", found="none", cure="Give the folder that training wrote.")
     content = path.read_bytes()
+    damaged = RunError(
+        f"whole tensors in {path.name}", found="a damaged file", cure="Train again, or take another copy."
+    )
     try:
         tensors = parse(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
-    except (SafetensorError, ValueError) as error:
-        raise RunError(
-            f"whole tensors in {path.name}", found="a damaged file", cure="Train again, or take another copy."
-        ) from error
+        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        said, digest = header["about"], header["sha256"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged from error
+    if digest != _digest(tensors, said):
+        raise damaged
+    about = json.loads(said)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise RunError(
                 f"finite weights in {path.name}", found=f"NaN or infinity in {name}", cure="Train again."
             )
     return tensors, about
+
+
+def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 over names, types, shapes and bytes: safetensors itself does not see a flipped bit."""
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

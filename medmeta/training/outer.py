@@ -181,8 +181,10 @@ def _step(
     optimiser.zero_grad(set_to_none=False)
     try:
         losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
-    except torch.OutOfMemoryError as error:
-        raise _too_large(mine) from error
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise _too_large(learner, schedule, mine) from error
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     ranks.add_gradients(parameters)
     losses = ranks.gather(losses)
@@ -222,12 +224,21 @@ def _not_finite(step: int, episode: Episode) -> RunError:
     )
 
 
-def _too_large(episodes: list[Episode]) -> RunError:
-    support = episodes[0].support
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; a CPU says so in a plain RuntimeError."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in words)
+
+
+def _too_large(learner: Learner, schedule: Schedule, episodes: list[Episode]) -> RunError:
+    largest = max((e.support for e in episodes), key=lambda support: support.image.numel())
+    inner = learner.options.get("steps")
+    steps = f", {inner} inner steps" if inner is not None else ""
     return RunError(
         "memory for the outer step",
-        found=f"too little for patches of {' x '.join(map(str, support.image.shape[2:]))} voxels "
-        f"and {len(support.image)} support examples",
+        found=f"too little for patches of {' x '.join(map(str, largest.image.shape[2:]))} voxels, "
+        f"{max(largest.shot)} shots ({len(largest.image)} support examples){steps} "
+        f"and {schedule.meta_batch} tasks",
         cure="Lower the patch, the shots, the inner steps or the meta-batch, or take backend='recompute'.",
     )
 

@@ -33,6 +33,11 @@ class Ranks:
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
         return Ranks(dist.get_rank(), dist.get_world_size())
 
+    def wait(self) -> None:
+        """Wait for the others, so that all see what one has written."""
+        if self.world > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         """Leave the others."""
         if self.world > 1 and dist.is_initialized():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,11 +15,11 @@ from torch import nn
 
 from medmeta.learners import Learner, create_learner
 from medmeta.networks import build
-from medmeta.training.checkpoint import RunError, read_tensors, write_json, write_tensors
+from medmeta.training.checkpoint import RunError, read_tensors, write_bytes, write_json, write_tensors
 from medmeta.training.outer import Progress
 from medmeta.volumes import Plan
 
-FORMAT = 1
+FORMAT = 2
 """Of the folder; another one is refused."""
 
 
@@ -50,10 +51,18 @@ class Run:
 
 
 class Folder:
-    """The folder of a run while it trains: saves at once or not at all, logs line by line."""
+    """The folder of a run while it trains: saves at once or not at all, logs line by line.
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path, self.writes = path, writes
+    Args:
+        path: the folder.
+        writes: whether this process is the one that writes.
+        stage: name of a training that comes before the outer loop; its files and figures are kept apart.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True, stage: str = "") -> None:
+        self.path, self.writes, self.stage = path, writes, stage
+        self.log = path / f"{stage or 'log'}.jsonl"
+        self.state = path / (f"{stage}-last.safetensors" if stage else "last.safetensors")
         self._board: Any = None
 
     def start(self, config: Mapping[str, Any]) -> None:
@@ -70,7 +79,7 @@ class Folder:
         for number, slots in state["state"].items():
             tensors |= {f"optimiser.{number}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
         about = {"progress": asdict(progress), "groups": state["param_groups"]}
-        write_tensors(self.path / "last.safetensors", tensors, about)
+        write_tensors(self.state, tensors, about)
 
     def save_best(self, learner: nn.Module) -> None:
         """Save the weights alone."""
@@ -81,12 +90,17 @@ class Folder:
         """Leave the weights to use: the best, or the last where none was validated."""
         if self.writes and not (self.path / "weights.safetensors").is_file():
             self.save_best(learner)
+        self.close()
+
+    def close(self) -> None:
+        """Write out what TensorBoard has not yet."""
         if self._board is not None:
             self._board.close()
+            self._board = None
 
     def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
         """Put learner and optimiser back to where :meth:`save` left them."""
-        tensors, about = read_tensors(self.path / "last.safetensors")
+        tensors, about = read_tensors(self.state)
         learner.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("learner.")})
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
@@ -94,20 +108,38 @@ class Folder:
                 _, number, slot = name.split(".", 2)
                 slots.setdefault(int(number), {})[slot] = value
         optimiser.load_state_dict({"state": slots, "param_groups": about["groups"]})
-        return Progress(**about["progress"])
+        progress = Progress(**about["progress"])
+        self._forget_after(progress.step)
+        return progress
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the log's lines of steps that were lost with a kill and will be taken again."""
+        if self.writes and self.log.is_file():
+            kept = [
+                line for line in self.log.read_bytes().splitlines(keepends=True) if _step_of(line) <= step
+            ]
+            write_bytes(self.log, b"".join(kept))
 
     def note(self, record: dict[str, Any]) -> None:
         """Append one line of JSON, and the same to TensorBoard."""
         if not self.writes:
             return
-        with (self.path / "log.jsonl").open("a") as log:
+        with self.log.open("a") as log:
             log.write(json.dumps(record) + "\n")
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(self.path / "tensorboard"))
         for name in record.keys() - {"step"}:
-            self._board.add_scalar(name, record[name], record["step"])
+            self._board.add_scalar(f"{self.stage}/{name}".lstrip("/"), record[name], record["step"])
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of the log; infinite where a kill cut the line."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -17,7 +17,7 @@ from medmeta.learners import Learner, create_learner
 from medmeta.learners.tuning import score
 from medmeta.networks import build, encoder, unet
 from medmeta.training.checkpoint import RunError
-from medmeta.training.outer import Schedule, device, meta_train, on_device
+from medmeta.training.outer import Schedule, Source, device, meta_train, on_device
 from medmeta.training.ranks import Ranks
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
@@ -133,6 +133,7 @@ def train(
     stage.run(learner, recipe.schedule, validate)
     keeper.finish(_module(learner))
     keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
+    ranks.wait()
     ranks.leave()
     return open_run(folder)
 
@@ -156,26 +157,36 @@ class _Stage:
         if self.resume and file.is_file():
             _module(warm).load_state_dict(read_tensors(file)[0])
             return
-        module = _module(warm).to(self.where)
         far = _Shifted(self.source, 10**9)  # numbers that the outer loop does not reach
-        source = on_device(far, self.where)
-        meta_train(warm, source, schedule, track=self.track, ranks=self.ranks)
-        module.cpu()
+        keeper = Folder(self.keeper.path, writes=self.keeper.writes, stage="pretraining")
+        self._loop(warm, far, schedule, keeper)
+        keeper.close()
         if self.keeper.writes:
-            write_tensors(file, module.state_dict())
+            write_tensors(file, _module(warm).state_dict())
+        self.ranks.wait()
 
     def run(self, learner: Learner, schedule: Schedule, validate: Callable[[Learner], float] | None) -> None:
         """The outer loop, from the start or from where it was."""
+        self._loop(learner, self.source, schedule, self.keeper, validate)
+
+    def _loop(
+        self,
+        learner: Learner,
+        source: Source,
+        schedule: Schedule,
+        keeper: Folder,
+        validate: Callable[[Learner], float] | None = None,
+    ) -> None:
         module = _module(learner).to(self.where)
         optimiser = torch.optim.Adam(module.parameters(), lr=schedule.rate)
         progress = None
-        if self.resume and (self.keeper.path / "last.safetensors").is_file():
-            progress = self.keeper.restore(module, optimiser)
+        if self.resume and keeper.state.is_file():
+            progress = keeper.restore(module, optimiser)
         meta_train(
             learner,
-            on_device(self.source, self.where),
+            on_device(source, self.where),
             schedule,
-            keeper=self.keeper,
+            keeper=keeper,
             validate=validate,
             optimiser=optimiser,
             progress=progress,
@@ -209,7 +220,7 @@ def _training_volumes(cohorts: Cohort | Sequence[Cohort], left_out: Sequence[str
     for cohort in many:
         known |= set(cohort.tumours)
         gone = {v.patient for v in cohort.volumes if v.tumour in left_out}
-        kept += [v for v in cohort.volumes if v.patient not in gone or v.tumour is None]
+        kept += [v for v in cohort.volumes if v.patient not in gone]
     for name in left_out:
         if name not in known:
             raise RunError(
