@@ -30,6 +30,7 @@ EXPRESSIONS = (
     "$@bundle_root + '/models/model.pt'",
     "$sorted(glob.glob(@dataset_dir + '/*'))",
     "$[{'image': path} for path in @datalist]",
+    "$lambda batch: [item['image'].meta for item in batch]",
     "$torch.nn.Sequential(*@layers)",
     "$@network_def.to(@device)",
     "$@evaluator.run()",

@@ -134,7 +134,7 @@ def _saver() -> dict[str, Any]:
         "_target_": "monai.handlers.ClassificationSaver",
         "output_dir": "@output_dir",
         "filename": "predictions.csv",
-        "batch_transform": {"_target_": "monai.handlers.from_engine", "keys": "image"},
+        "batch_transform": "$lambda batch: [item['image'].meta for item in batch]",
         "output_transform": {"_target_": "monai.handlers.from_engine", "keys": "pred"},
     }
 

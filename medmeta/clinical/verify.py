@@ -8,6 +8,7 @@ import os
 import pydoc
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -66,8 +67,8 @@ def verify(bundle: str | os.PathLike[str]) -> list[str]:
 
     Example:
         >>> import tempfile
-        >>> verify(tempfile.mkdtemp())
-        ['manifest.json: wanted the bundle's manifest.json, found none']
+        >>> print(*verify(tempfile.mkdtemp()))
+        manifest.json: wanted the bundle's manifest.json, found none
     """
     folder = Path(bundle)
     problems = list(_manifest(folder))
@@ -136,7 +137,7 @@ def _weights(folder: Path) -> Iterator[str]:
     try:
         state = torch.load(folder / names.STATE, map_location="cpu", weights_only=True)
         again = load_file(folder / names.TENSORS)
-    except (RuntimeError, OSError, ValueError, EOFError, SafetensorError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         yield f"models: weights that cannot be read ({type(error).__name__})"
         return
     for name, weight in again.items():

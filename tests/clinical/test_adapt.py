@@ -1,0 +1,87 @@
+"""From a run and a folder of scans to a bundle that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medmeta.clinical import BundleError, adapt, load_bundle, predict, verify
+from medmeta.training import Recipe, Run, Schedule, train
+from medmeta.volumes import Cohort
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    few = [v for name in ("annular", "fluted") for v in cohort.of(name)[:4]]
+    recipe = Recipe(
+        learner="proto-maml",
+        options={"steps": 1},
+        schedule=Schedule(steps=1),
+        shot=(1, 1),
+        query=1,
+        spacing=(4.0, 4.0, 4.0),
+        patch=(16, 16, 16),
+    )
+    small = Cohort(cohort.name, tuple(few), cohort.root)
+    return train(small, recipe, out=tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def support(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients of one type and one of another, as a folder of its own."""
+    folder = tmp_path_factory.mktemp("support")
+    rows = ["patient,image,mask,tumor"]
+    files = [v for v in cohort.of("brindled") if v.image[0].is_file()][:2]
+    files += [v for v in cohort.of("rimose") if v.image[0].is_file()][:1]
+    for volume in files:
+        assert volume.mask is not None
+        for file in (volume.image[0], volume.mask):
+            shutil.copy(file, folder)
+        rows.append(f"{volume.patient},{volume.image[0].name},{volume.mask.name},{volume.tumour}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_a_folder_becomes_a_bundle(
+    run: Run, support: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = adapt(run.path, support, tmp_path / "bundle", tumour="brindled", seed=3)
+    assert verify(bundle) == []
+    about = json.loads((bundle / "configs" / "metadata.json").read_text())["medmeta"]["about"]
+    assert (about["shots"], about["seed"], about["learner"]) == (2, 3, "proto-maml")
+    assert about["weights_before"] != about["weights_after"]
+    assert load_bundle(bundle).classes == ("background", "brindled")
+    (result,) = predict(bundle, unseen[:1], tmp_path / "out")
+    assert result["ok"]
+
+
+def test_no_patient_is_named_anywhere(run: Run, support: Path, tmp_path: Path) -> None:
+    bundle = adapt(run, support, tmp_path / "bundle", tumour="rimose")
+    patients = [line.split(",")[0] for line in (support / "cohort.csv").read_text().splitlines()[1:]]
+    for file in bundle.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert not any(p.encode() in content for p in patients), file.name
+        assert str(support).encode() not in content
+
+
+def test_same_seed_same_weights(run: Run, support: Path, tmp_path: Path) -> None:
+    hashes = []
+    for name in "ab":
+        bundle = adapt(run, support, tmp_path / name, tumour="brindled", seed=1)
+        hashes.append(
+            json.loads((bundle / "manifest.json").read_text())["sha256"]["models/model.safetensors"]
+        )
+    assert hashes[0] == hashes[1]
+
+
+def test_refusals(run: Run, support: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="one tumour type"):
+        adapt(run, support, tmp_path / "bundle")
+    with pytest.raises(BundleError, match="Did you mean 'brindled'"):
+        adapt(run, support, tmp_path / "bundle", tumour="brindle")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BundleError, match="does not exist"):
+        adapt(run, support, tmp_path / "there", tumour="brindled")

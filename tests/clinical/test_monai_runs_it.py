@@ -1,0 +1,159 @@
+"""A bundle runs with MONAI alone, in another process, and says what predict says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medmeta.clinical import load_bundle, predict
+from medmeta.volumes import load, load_mask
+
+
+def run_bundle(bundle: Path, images: list[Path], out: Path) -> None:
+    """As a hospital does: in another process, which is told nothing of medmeta."""
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
+    command += ["--datalist", repr([str(i) for i in images]), "--output_dir", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_masks_on_the_scans_own_grid_agree_with_predict(
+    segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_bundle(segment_bundle, list(unseen), tmp_path / "monai")
+    results = predict(segment_bundle, unseen, tmp_path / "own")
+    assert [r["ok"] for r in results] == [True, True]
+    for source, result in zip(unseen, results, strict=True):
+        image = load(source)
+        own = tmp_path / "own" / result["files"][0]
+        theirs = tmp_path / "monai" / result["case"] / f"{result['case']}_seg.nii.gz"
+        written = nibabel.load(own)
+        assert written.shape == tuple(image.shape[1:])
+        assert np.allclose(written.affine, image.affine.numpy(), atol=1e-4)
+        assert sorted(nibabel.load(theirs).shape) == sorted(image.shape[1:])
+        # load_mask maps by the affine and refuses another grid
+        mine, made = (load_mask(file, like=image)[0].as_tensor() > 0 for file in (own, theirs))
+        assert mine.any()
+        assert not mine.all()
+        assert dice(mine, made) > 0.99
+        assert result["voxels"]["brindled"] == int(mine.sum())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_classification_agrees_with_predict(
+    classify_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from monai.bundle import run
+
+    run(
+        config_file=str(classify_bundle / "configs" / "inference.json"),
+        bundle_root=str(classify_bundle),
+        datalist=[str(path) for path in unseen],
+        output_dir=str(tmp_path / "monai"),
+    )
+    with (tmp_path / "monai" / "predictions.csv").open() as file:
+        rows = list(csv.reader(file))
+    results = predict(classify_bundle, unseen, tmp_path / "own")
+    for row, result in zip(rows, results, strict=True):
+        soft = json.loads((tmp_path / "own" / result["files"][0]).read_text())["probabilities"]
+        assert [float(p) for p in row[1:]] == pytest.approx(list(soft.values()), abs=1e-3)
+        assert sum(soft.values()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_network_fits_the_metadata(segment_bundle: Path, classify_bundle: Path) -> None:
+    from monai.bundle import verify_net_in_out
+
+    for bundle in (segment_bundle, classify_bundle):
+        verify_net_in_out(
+            "network_def",
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            config_file=str(bundle / "configs" / "inference.json"),
+            device="cpu",
+        )
+
+
+TEXT, WHOLE, OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
+TENSOR = {
+    "type": "object",
+    "properties": {
+        "type": TEXT,
+        "format": TEXT,
+        "num_channels": WHOLE,
+        "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "dtype": TEXT,
+        "value_range": {"type": "array", "items": {"type": "number"}},
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": OBJECT,
+    },
+    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "channel_def"],
+}
+VERSIONS = ("version", "monai_version", "pytorch_version", "numpy_version")
+TEXTS = ("schema", *VERSIONS, "task", "description", "authors", "copyright", "intended_use")
+OBJECTS = ("changelog", "required_packages_version", "supported_apps", "network_data_format")
+
+
+def schema() -> dict[str, Any]:
+    """The demands of MONAI's schema of 2024-07-25, and what MONAI Label reads besides; no network here."""
+    pair = {
+        "type": "object",
+        "properties": {
+            "inputs": {"type": "object", "properties": {"image": TENSOR}, "required": ["image"]},
+            "outputs": {"type": "object", "properties": {"pred": TENSOR}, "required": ["pred"]},
+        },
+        "required": ["inputs", "outputs"],
+    }
+    fields = {**dict.fromkeys(TEXTS, TEXT), **dict.fromkeys(OBJECTS, OBJECT)}
+    fields["network_data_format"] = pair
+    return {"type": "object", "properties": fields, "required": [*fields]}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_metadata_fit_the_schema(segment_bundle: Path, classify_bundle: Path, tmp_path: Path) -> None:
+    import jsonschema
+    from monai.bundle import verify_metadata
+
+    for bundle in (segment_bundle, classify_bundle):
+        jsonschema.validate(json.loads((bundle / "configs" / "metadata.json").read_text()), schema())
+    (tmp_path / "schema.json").write_text(json.dumps(schema()))
+    metadata = segment_bundle / "configs" / "metadata.json"
+    verify_metadata(meta_file=str(metadata), filepath=str(tmp_path / "schema.json"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_three_forms_of_the_weights_agree(segment_bundle: Path) -> None:
+    predictor = load_bundle(segment_bundle)
+    script = torch.jit.load(str(segment_bundle / "models" / "model.ts"))
+    image = torch.randn(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(predictor(image), script(image), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_monai_finds_the_properties_of_an_inference_workflow(segment_bundle: Path) -> None:
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=str(segment_bundle / "configs" / "inference.json"),
+        meta_file=str(segment_bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference",
+        bundle_root=str(segment_bundle),
+        datalist=[],
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []

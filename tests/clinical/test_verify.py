@@ -1,0 +1,144 @@
+"""Whatever is altered in a bundle is found before anything of it is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medmeta.clinical import BundleError, export, load_bundle, verify
+from medmeta.clinical.bundle import FILES, sha256
+
+
+@pytest.fixture
+def copy(segment_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(segment_bundle, tmp_path / "copy"))
+
+
+def sign(bundle: Path) -> None:
+    """Make the manifest fit, as whoever alters a file could."""
+    hashes = {name: sha256(bundle / name) for name in FILES}
+    (bundle / "manifest.json").write_text(json.dumps({"sha256": hashes}))
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], Any], name: str = "inference") -> list[str]:
+    file = bundle / "configs" / f"{name}.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+    sign(bundle)
+    return verify(bundle)
+
+
+def test_an_exported_bundle_is_right(segment_bundle: Path, classify_bundle: Path) -> None:
+    assert verify(segment_bundle) == []
+    assert verify(classify_bundle) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_bit_flipped_in_any_file(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    assert verify(copy) == [f"{name}: changed since it was exported"]
+    with pytest.raises(BundleError, match="changed since it was exported"):
+        load_bundle(copy)
+
+
+def test_a_file_missing_and_one_added(copy: Path) -> None:
+    (copy / "LICENSE").unlink()
+    (copy / "configs" / "train.json").write_text("{}")
+    assert verify(copy) == ["LICENSE: missing", "configs/train.json: not in the manifest"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(extra="$__import__('os').system('true')"), "expression"),
+        (lambda c: c["run"].append("$@evaluator.run() "), "expression"),
+        (lambda c: c.update(extra="%other.json#key"), "expression"),
+        (lambda c: c["dataset"].update({"$print(1)": 1}), "expression"),
+        (lambda c: c["dataset"].update(_target_="os.system"), "elsewhere"),
+        (lambda c: c["dataset"].update(_target_="monai.bundle.run"), "elsewhere"),
+        (lambda c: c["dataset"].update(_target_="monai.data.utils.os.system"), "no class there"),
+        (lambda c: c["layers"][0].update(_target_="torch.nn.modules.module.warnings.warn"), "no class there"),
+        (lambda c: c["dataset"].update(_target_="Dataset"), "elsewhere"),
+        (lambda c: c["dataset"].update(_target_=["os.system"]), "elsewhere"),
+        (lambda c: c.update(output_dir="/etc"), "leads out"),
+        (lambda c: c.update(output_dir="../../up"), "leads out"),
+        (lambda c: c.update(datalist=["https://example.org/a"]), "leads out"),
+        (lambda c: c.pop("evaluator"), "without evaluator"),
+    ],
+)
+def test_a_configuration_that_would_do_more(
+    copy: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    problems = edit(copy, change)
+    assert any(said in p for p in problems), problems
+
+
+def test_metadata_without_a_field(copy: Path) -> None:
+    assert edit(copy, lambda c: c.pop("monai_version"), "metadata") == [
+        "configs/metadata.json: without monai_version"
+    ]
+
+
+def test_metadata_with_another_plan(copy: Path) -> None:
+    assert "no plan" in edit(copy, lambda c: c["medmeta"]["plan"].update(version=99), "metadata")[0]
+
+
+def test_weights_that_are_not_finite(copy: Path) -> None:
+    state = load_file(copy / "models" / "model.safetensors")
+    name = next(iter(state))
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, copy / "models" / "model.safetensors")
+    sign(copy)
+    assert any("NaN or infinity" in p for p in verify(copy))
+
+
+def test_a_pickle_that_runs_code(copy: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"w": Evil()}, copy / "models" / "model.pt")
+    sign(copy)
+    assert any("cannot be read" in p for p in verify(copy))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_link_out_of_the_bundle(copy: Path, tmp_path: Path) -> None:
+    shutil.move(copy / "LICENSE", tmp_path / "LICENSE")
+    (copy / "LICENSE").symlink_to(tmp_path / "LICENSE")
+    assert verify(copy) == ["LICENSE: a link out of the bundle"]
+
+
+def test_the_manifest_says_nothing_of_files_outside(copy: Path) -> None:
+    hashes = json.loads((copy / "manifest.json").read_text())["sha256"]
+    (copy / "manifest.json").write_text(json.dumps({"sha256": {**hashes, "../other": "0"}}))
+    assert verify(copy) == ["../other: not in the manifest, or outside the bundle"]
+    (copy / "manifest.json").write_text("[]")
+    assert verify(copy) == ["manifest.json: no list of SHA-256"]
+
+
+def test_export_refuses(flat_parts: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    parts = flat_parts()
+    out = tmp_path / "bundle"
+    with pytest.raises(BundleError, match="with crops"):
+        export(**{**parts, "task": "classification"}, out=out)
+    with pytest.raises(BundleError, match="that of another network"):
+        export(**{**parts, "network_spec": {**parts["network_spec"], "out_channels": 7}}, out=out)
+    with pytest.raises(BundleError, match="2 outputs"):
+        export(**{**parts, "classes": ("background", "a", "b")}, out=out)
+    with pytest.raises(BundleError, match="class names"):
+        export(**{**parts, "classes": ("background", "$evil")}, out=out)
+    assert not list(tmp_path.iterdir())
+    export(**parts, out=out)
+    with pytest.raises(BundleError, match="does not exist"):
+        export(**parts, out=out)
