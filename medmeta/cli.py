@@ -24,6 +24,7 @@ _log = Console(stderr=True)
 Cohorts = Annotated[list[Path], typer.Argument(help="Cohort folders, JSON or CSV files; see the README.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused where it exists.")]
 Seed = Annotated[int, typer.Option("--seed", help="Everything random is derived from it.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder to keep prepared volumes in.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
@@ -200,7 +201,11 @@ def train(
     pretrain: Annotated[int, typer.Option(help="Steps of ordinary supervised training before.")] = 300,
     meta_batch: Annotated[int, typer.Option(help="Episodes an outer step.")] = 2,
     way: Annotated[int, typer.Option(help="Classes an episode, to classify.")] = 2,
+    against: Annotated[
+        str | None, typer.Option(help="To classify: tell one type from the 'rest' or from 'none'.")
+    ] = None,
     seed: Seed = 0,
+    cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Meta-train a learner on cohorts; some types may be held out from every stage."""
@@ -214,12 +219,15 @@ def train(
         schedule=Schedule(steps=steps, meta_batch=meta_batch, patience=5 if validate_on else 0),
         warm=Schedule(steps=pretrain, meta_batch=meta_batch) if pretrain else None,
         way=way,
+        against=against,
         validate_on=tuple(validate_on or ()),
         seed=seed,
     )
     cohorts = [open_cohort(p) for p in cohort]
     try:
-        run(cohorts, recipe, out=out, hold_out=tuple(hold_out or ()), resume=resume, track=_Bar())
+        run(
+            cohorts, recipe, out=out, hold_out=tuple(hold_out or ()), resume=resume, cache=cache, track=_Bar()
+        )
     except Stopped:
         _log.print("Stopped; go on with --resume.")
         raise typer.Exit(143) from None
@@ -245,13 +253,14 @@ def evaluate(
     shots: Annotated[list[int], typer.Option(help="Labelled patients to learn from.")] = [1, 3, 5],  # noqa: B006
     episodes: Annotated[int, typer.Option(help="Supports drawn for each number of shots.")] = 10,
     seed: Seed = 0,
+    cache: Cache = None,
 ) -> None:
     """Adapt to a new tumour type with few labels and judge on the other patients, beside baselines."""
     from medmeta.evaluation import evaluate as judge
     from medmeta.training import open_run
     from medmeta.volumes import open_cohort
 
-    options: dict[str, Any] = {"shots": tuple(shots), "episodes": episodes, "seed": seed}
+    options: dict[str, Any] = {"shots": tuple(shots), "episodes": episodes, "seed": seed, "cache": cache}
     judge(open_run(run), open_cohort(cohort), out, tumour=tumor, track=_Bar(), **options)
     _log.print(f"Report: {_plain(str(out / 'report.html'))}", soft_wrap=True)
 

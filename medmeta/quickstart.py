@@ -32,7 +32,7 @@ from medmeta.evaluation import results as figures
 from medmeta.evaluation.metrics import dice
 from medmeta.learners import create_learner
 from medmeta.networks import build
-from medmeta.training import Recipe, Run, Schedule, train
+from medmeta.training import Recipe, Run, Schedule, split, train
 from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort
 from medmeta.volumes.progress import Track, silent
 
@@ -53,7 +53,8 @@ CLASSIFY = Recipe(
     learner="prototypical",
     schedule=Schedule(steps=150, meta_batch=2, rate=3e-3),
     warm=Schedule(steps=100, rate=3e-3),
-    way=4,
+    way=1,
+    against="rest",
     shot=(1, 5),
 )
 
@@ -200,30 +201,28 @@ def _warm(run: Run) -> Any:
 def _classify(
     cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
 ) -> tuple[Judged, Run]:
-    free = sorted((v for v in cohort.volumes if v.tumour is None), key=lambda v: v.patient)
-    reserved = set(free[::2])
-    seen = [v for v in cohort.volumes if v.tumour not in held_out and v not in reserved]
     with clock.part("train classifier", "Meta-training the classifier (prototypes)"):
+        recipe = replace(CLASSIFY, seed=seed)
+        seen, _ = split(cohort, recipe, held_out)
         store = Store(make_plan(seen, whole=True))
         store.fill(cohort.volumes, track=track)
-        run = train(
-            replace(cohort, volumes=tuple(v for v in cohort.volumes if v not in reserved)),
-            replace(CLASSIFY, seed=seed),
-            out=work / "classifier",
-            hold_out=held_out,
-            store=store,
-            track=track,
-        )
+        run = train(cohort, recipe, out=work / "classifier", hold_out=held_out, store=store, track=track)
     methods = {
         "prototypical": run.learner,
         "pretrain-finetune": _warm(run),
         "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
         "pixel-trees": Trees(seed),
     }
-    judged_on = [v for v in cohort.volumes if v.tumour in held_out or v in reserved]
     with clock.part("judge classifier", "Telling each held-out type from the rest"):
         judged = judge_classification(
-            methods, judged_on, held_out, store, shots=SHOTS, episodes=5, seed=seed, track=track
+            methods,
+            run.unseen(cohort.volumes),
+            held_out,
+            store,
+            shots=SHOTS,
+            episodes=5,
+            seed=seed,
+            track=track,
         )
     return judged, run
 

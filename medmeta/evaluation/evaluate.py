@@ -46,18 +46,20 @@ def evaluate(
     shots: Sequence[int] = (1, 3, 5),
     episodes: int = 10,
     seed: int = 0,
+    cache: str | Path | None = None,
     track: Track = silent,
 ) -> dict[str, Any]:
     """Adapt a run to one tumour type with few labels, judge it on the other patients, write what was found.
 
     Args:
         run: of :func:`medmeta.training.open_run`.
-        cohort: with patients of the type (and, to classify, others).
+        cohort: with patients of the type (and, to classify, others); those that training saw are left out.
         out: folder to write: ``report.html``, ``results.json``; refused where it exists.
         tumour: the type; it must be none that the run was trained on.
         shots: labelled patients to learn from.
         episodes: supports drawn for each number of shots.
         seed: of the draws.
+        cache: folder to keep prepared volumes in.
         track: shows progress.
 
     Returns:
@@ -70,7 +72,8 @@ def evaluate(
     folder = Path(out)
     _check(run, cohort, tumour, shots, episodes, folder)
     began = time.monotonic()
-    store = Store(run.plan)
+    store = Store(run.plan, cache, salt=run.config["salt"])
+    volumes = run.unseen(cohort.volumes)
     names = {run.learner.name: f"meta-trained ({run.learner.name})", **NAMES}
     methods: dict[str, Method] = {
         run.learner.name: run.learner,
@@ -81,7 +84,7 @@ def evaluate(
         methods["pretrain-finetune"] = run.warm
     options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "track": track}
     judge = judge_segmentation if run.task == "segmentation" else judge_classification
-    judged = judge(methods, cohort.volumes, [tumour], store, **options)
+    judged = judge(methods, volumes, [tumour], store, **options)
     content = results([judged], held_out=run.held_out, seed=seed, seconds=time.monotonic() - began)
     page = render(
         Report(

@@ -3,6 +3,17 @@
 from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import Schedule, Stopped, meta_train
 from medmeta.training.run import Run, load_run, open_run
-from medmeta.training.train import Recipe, train
+from medmeta.training.train import Recipe, split, train
 
-__all__ = ["Recipe", "Run", "RunError", "Schedule", "Stopped", "load_run", "meta_train", "open_run", "train"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "RunError",
+    "Schedule",
+    "Stopped",
+    "load_run",
+    "meta_train",
+    "open_run",
+    "split",
+    "train",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from medmeta.learners import Learner, create_learner
 from medmeta.networks import build
 from medmeta.training.checkpoint import RunError, read_tensors, write_bytes, write_json, write_tensors
 from medmeta.training.outer import Progress
-from medmeta.volumes import Plan
+from medmeta.volumes import Plan, Volume, patient_key
 
 FORMAT = 2
 """Of the folder; another one is refused."""
@@ -48,6 +48,12 @@ class Run:
     config: Mapping[str, Any]
     path: Path
     warm: Learner | None = None
+
+    def unseen(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+        """The volumes that may be judged: no patient and no type of theirs was trained or validated on."""
+        seen, salt = set(self.config["seen"]), self.config["salt"]
+        types = {*self.types, *self.config["validated_on"]}
+        return tuple(v for v in volumes if v.tumour not in types and patient_key(v.patient, salt) not in seen)
 
 
 class Folder:

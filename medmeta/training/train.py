@@ -21,6 +21,7 @@ from medmeta.training.outer import Schedule, Source, device, meta_train, on_devi
 from medmeta.training.ranks import Ranks
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
+from medmeta.volumes import hold_out as hold_out_types
 from medmeta.volumes.progress import Track, silent
 
 TASKS = ("segmentation", "classification")
@@ -40,6 +41,7 @@ class Recipe:
         shot: fewest and most support patients a class.
         query: query patients a class.
         way: classes an episode when classifying.
+        against: ``"rest"`` or ``"none"`` tells one type from the others or from the tumour-free, None types apart.
         crops: pieces a patient when segmenting.
         spacing: mm to work at, the cohort's median by default.
         patch: voxels of a crop, or of a whole volume when classifying.
@@ -57,6 +59,7 @@ class Recipe:
     shot: tuple[int, int] = (1, 5)
     query: int = 2
     way: int = 2
+    against: str | None = None
     crops: int = 2
     spacing: tuple[float, float, float] | None = None
     patch: tuple[int, ...] | None = None
@@ -76,17 +79,20 @@ def train(
     out: str | Path,
     hold_out: Sequence[str] = (),
     store: Store | None = None,
+    cache: str | Path | None = None,
     resume: bool = False,
     track: Track = silent,
 ) -> Run:
     """Meta-train a learner on cohorts, some types held out from every stage, and leave a run folder.
 
     Args:
-        cohorts: what to train on; a patient with a held-out type is left out altogether.
+        cohorts: what to train on. A patient with held-out types alone is left out; where patients have both
+            (one mask of several structures), half of them are kept for judging.
         recipe: what and how; None takes the defaults.
         out: the folder to write; refused where it exists, unless ``resume``.
         hold_out: types that no stage sees.
-        store: prepared volumes of an earlier call, with its plan; None prepares in memory.
+        store: prepared volumes, with their plan; None prepares them here.
+        cache: folder to keep prepared volumes in, for cohorts that do not fit in memory.
         resume: go on with an interrupted run of the same recipe.
         track: shows progress.
 
@@ -97,15 +103,16 @@ def train(
     """
     recipe = recipe or Recipe()
     folder = Path(out)
-    volumes = _training_volumes(cohorts, (*hold_out, *recipe.validate_on))
+    volumes, validation = split(cohorts, recipe, hold_out)
     ranks = Ranks.join()
     _claim(folder, resume, ranks)
     if store is None:
         plan = make_plan(
             volumes, spacing=recipe.spacing, patch=recipe.patch, whole=recipe.task == "classification"
         )
-        store = Store(plan, salt=f"seed {recipe.seed}" if ranks.world > 1 else None)
-        store.fill(volumes, track=track)
+        salt = f"seed {recipe.seed}" if ranks.world > 1 else None  # ranks must agree on the keys
+        store = Store(plan, cache, salt=salt)
+        store.fill((*volumes, *validation), track=track)
     source = TaskSource(
         volumes,
         store,
@@ -115,12 +122,14 @@ def train(
         way=recipe.way,
         crops=recipe.crops,
         augment=recipe.augment,
+        against=recipe.against,
     )
     network = dict(recipe.network or _network(recipe, store.plan))
     torch.manual_seed(recipe.seed)
     learner = create_learner(recipe.learner, build(network), **_options(recipe))
     warm = create_learner("pretrain-finetune", build(network), **_warm_options(recipe, source))
-    config = _config(recipe, learner, warm, network, store.plan, source, hold_out)
+    config = _config(recipe, learner, warm, network, store, source, hold_out)
+    config["seen"] = sorted({store.patient(v) for v in (*volumes, *validation)})
     _same_recipe(folder, config, resume)
     keeper = Folder(folder, writes=ranks.rank == 0)
     keeper.start(config)
@@ -129,7 +138,7 @@ def train(
     if recipe.warm is not None:
         stage.pretrain(warm, recipe.warm)
         _start_from(learner, warm)
-    validate = _validation(cohorts, recipe, store) if recipe.validate_on else None
+    validate = _validation(validation, recipe, store) if recipe.validate_on else None
     stage.run(learner, recipe.schedule, validate)
     keeper.finish(_module(learner))
     keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
@@ -212,21 +221,21 @@ def _module(learner: Learner) -> torch.nn.Module:
     return learner
 
 
-def _training_volumes(cohorts: Cohort | Sequence[Cohort], left_out: Sequence[str]) -> tuple[Volume, ...]:
-    """Volumes of every patient who has none of the types left out."""
+def split(
+    cohorts: Cohort | Sequence[Cohort], recipe: Recipe, held: Sequence[str]
+) -> tuple[tuple[Volume, ...], tuple[Volume, ...]]:
+    """Part the volumes to train on and those to validate on; who is left is for judging.
+
+    Raises:
+        CohortError: where a type is not there, or a side would be empty.
+    """
     many = [cohorts] if isinstance(cohorts, Cohort) else list(cohorts)
-    kept: list[Volume] = []
-    known: set[str] = set()
-    for cohort in many:
-        known |= set(cohort.tumours)
-        gone = {v.patient for v in cohort.volumes if v.tumour in left_out}
-        kept += [v for v in cohort.volumes if v.patient not in gone]
-    for name in left_out:
-        if name not in known:
-            raise RunError(
-                f"the type {name!r} in the cohorts", found="no such type", cure=nearest(name, known)
-            )
-    return tuple(kept)
+    volumes = tuple(v for cohort in many for v in cohort.volumes)
+    if held:
+        volumes, _ = hold_out_types(volumes, held, generator_of(recipe.seed, 2))
+    if not recipe.validate_on:
+        return volumes, ()
+    return hold_out_types(volumes, recipe.validate_on, generator_of(recipe.seed, 3), share=0.3)
 
 
 def _claim(folder: Path, resume: bool, ranks: Ranks) -> None:
@@ -289,12 +298,8 @@ def _start_from(learner: Learner, warm: Learner) -> None:
     _module(learner).load_state_dict({**own, **shared})
 
 
-def _validation(
-    cohorts: Cohort | Sequence[Cohort], recipe: Recipe, store: Store
-) -> Callable[[Learner], float]:
+def _validation(volumes: Sequence[Volume], recipe: Recipe, store: Store) -> Callable[[Learner], float]:
     """Score on the validation types: the mean over 4 episodes a type, always the same ones."""
-    many = [cohorts] if isinstance(cohorts, Cohort) else list(cohorts)
-    volumes = [v for cohort in many for v in cohort.volumes]
     if recipe.task == "segmentation":
         tasks = [segmentation_task(volumes, name, store, crops=recipe.crops) for name in recipe.validate_on]
     else:
@@ -317,7 +322,7 @@ def _config(
     learner: Learner,
     warm: Learner,
     network: Mapping[str, Any],
-    plan: Plan,
+    store: Store,
     source: TaskSource,
     hold_out: Sequence[str],
 ) -> dict[str, Any]:
@@ -328,7 +333,8 @@ def _config(
         "learner": {"name": learner.name, "options": dict(learner.options)},
         "warm": dict(warm.options),
         "network": dict(network),
-        "plan": plan.to_json(),
+        "plan": store.plan.to_json(),
+        "salt": store.salt,
         "types": list(source.types),
         "held_out": list(hold_out),
         "validated_on": list(recipe.validate_on),

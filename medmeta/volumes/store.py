@@ -117,6 +117,11 @@ class Store:
         """Hashed key of a volume's patient, as in what :meth:`read` gives."""
         return patient_key(volume.patient, self._salt)
 
+    @property
+    def salt(self) -> str:
+        """The secret of the patient keys; whoever has it and an id can tell whose key it is."""
+        return self._salt
+
     def size(self, volumes: Sequence[Volume]) -> int:
         """Bytes that the volumes take in the store, known from a few of them before anything is written.
 
