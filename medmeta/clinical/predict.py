@@ -9,11 +9,13 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medmeta.clinical.bundle import BundleError
@@ -26,6 +28,9 @@ from medmeta.volumes.progress import Track, silent
 _LOG = logging.getLogger("medmeta.clinical")
 _SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
 
+FORMATS = ("nifti", "seg", "sr", "json")
+"""What a segmentation can be written as."""
+
 Input: TypeAlias = str | os.PathLike[str]
 
 
@@ -34,12 +39,13 @@ def predict(
     inputs: Iterable[Input | Sequence[Input]],
     out: Input,
     *,
+    formats: Sequence[str] = ("nifti",),
     resume: bool = False,
     track: Track = silent,
 ) -> list[dict[str, Any]]:
     """Apply a bundle to whole scans.
 
-    Segmenting writes ``OUT/<case>/<case>_seg.nii.gz``, whole-number labels on the scan's own grid;
+    Segmenting writes ``OUT/<case>/<case>_seg.nii.gz`` (``_seg.dcm``, ``_sr.dcm``, ``.json``), whole-number labels on the scan's own grid;
     classifying writes ``OUT/<case>/<case>.json`` with the class and every probability. A case is named by
     its file or folder, by the folders above too where two would share a name. Each case appears when it is
     whole; one that fails does not stop the others.
@@ -49,6 +55,8 @@ def predict(
         inputs: a NIfTI file, the folder or zip of one DICOM series each, or a sequence of them, one
             a channel.
         out: folder to write; cases that are there are refused unless ``resume``.
+        formats: of a segmentation, among :data:`FORMATS`: ``"seg"`` writes a DICOM Segmentation and
+            ``"sr"`` a measurement report beside it (TID 1500), both for DICOM scans; ``"json"`` the volumes found.
         resume: pass over the cases that are there.
         track: shows progress.
 
@@ -60,6 +68,7 @@ def predict(
         BundleError: where the bundle is not to be trusted, there is no input, or ``out`` has one of the
             cases.
     """
+    _refuse_formats(formats)
     predictor = bundle if isinstance(bundle, BundlePredictor) else load_bundle(bundle)
     cases = name_cases(inputs)
     folder = Path(out)
@@ -76,7 +85,7 @@ def predict(
         if name in there:
             results.append({"case": name, "ok": True, "message": "", "files": [], "skipped": True})
         else:
-            results.append(_case(predictor, name, cases[name], folder))
+            results.append(_case(predictor, name, cases[name], folder, formats))
     return results
 
 
@@ -118,14 +127,29 @@ def _parts(path: Path) -> tuple[str, ...]:
     return (*path.parts[1:-1], stem or "case")
 
 
-def _case(predictor: BundlePredictor, name: str, paths: tuple[Path, ...], out: Path) -> dict[str, Any]:
+def _refuse_formats(formats: Sequence[str]) -> None:
+    if not formats or not set(formats) <= set(FORMATS):
+        raise BundleError(
+            f"formats among {', '.join(FORMATS)}",
+            found=", ".join(formats) or "none",
+            cure="Name one or more of them.",
+        )
+
+
+def _case(
+    predictor: BundlePredictor, name: str, paths: tuple[Path, ...], out: Path, formats: Sequence[str]
+) -> dict[str, Any]:
     temporary = out / f".{name}.{secrets.token_hex(4)}"
     done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
     try:
         image = read_channels(paths)
         temporary.mkdir()
-        write = _segment if predictor.task == "segmentation" else _classify
-        found = write(predictor, image, name, temporary)
+        if predictor.task == "segmentation":
+            segmented = _segment(predictor, image)
+            _write_segmentation(predictor, segmented, paths[0], temporary / name, formats)
+            found = segmented.facts
+        else:
+            found = _classify(predictor, image, temporary / f"{name}.json")
         os.replace(temporary, out / name)
         files = [f"{name}/{file.name}" for file in sorted((out / name).iterdir())]
         return {**done, **found, "ok": True, "files": files}
@@ -133,7 +157,8 @@ def _case(predictor: BundlePredictor, name: str, paths: tuple[Path, ...], out: P
         return {**done, "message": str(error)}
     except OSError as error:
         return {**done, "message": f"cannot write: {error.strerror or type(error).__name__}"}
-    except (RuntimeError, ValueError) as error:  # torch's and MONAI's; the next case must still be tried
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # torch's, MONAI's and highdicom's; the next case must still be tried
         _LOG.exception("%s failed", name)
         return {**done, "message": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     finally:
@@ -200,14 +225,51 @@ def _build(spec: dict[str, Any]) -> Callable[..., Any]:
     return ConfigComponent(config=spec).instantiate()
 
 
-def _segment(predictor: BundlePredictor, image: Any, name: str, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Segmented:
+    """What was found in one scan.
+
+    Args:
+        labels: ``(x, y, z)`` on the scan's own grid.
+        affine: of that grid, RAS mm.
+        facts: ``voxels`` and ``volume_ml`` of each class but the background.
+    """
+
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    facts: dict[str, dict[str, Any]]
+
+
+def _segment(predictor: BundlePredictor, image: Any) -> Segmented:
     labels = probabilities(predictor, image).argmax(0).to(torch.uint8).numpy()
     affine = np.asarray(image.affine, dtype=np.float64)
-    write_nifti(labels, affine, folder / f"{name}_seg.nii.gz")
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     voxels = {c: int((labels == n).sum()) for n, c in enumerate(predictor.classes) if n}
     volumes = {c: round(count * millilitres, 4) for c, count in voxels.items()}
-    return {"voxels": voxels, "volume_ml": volumes}
+    return Segmented(labels, affine, {"voxels": voxels, "volume_ml": volumes})
+
+
+def _write_segmentation(
+    predictor: BundlePredictor, found: Segmented, path: Path, stem: Path, formats: Sequence[str]
+) -> None:
+    """Write ``<stem>_seg.nii.gz``, ``_seg.dcm``, ``_sr.dcm`` and ``.json``, as asked."""
+    if "nifti" in formats:
+        write_nifti(found.labels, found.affine, stem.with_name(f"{stem.name}_seg.nii.gz"))
+    if "json" in formats:
+        stem.with_name(f"{stem.name}.json").write_text(
+            json.dumps({"case": stem.name, **found.facts}, indent=1) + "\n"
+        )
+    if not {"seg", "sr"} & set(formats):
+        return
+    from medmeta.clinical.dicom_objects import source, write_report, write_seg
+
+    title = str(predictor.about.get("name", "medmeta"))
+    with source(path) as stack:
+        file = stem.with_name(f"{stem.name}_seg.dcm")
+        made, images = write_seg(found.labels, stack, predictor.classes, file, title=title)
+    if "sr" in formats:
+        report = stem.with_name(f"{stem.name}_sr.dcm")
+        write_report(made, images, found.facts["volume_ml"], report, title=title)
 
 
 def write_nifti(labels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], file: Path) -> None:
@@ -221,11 +283,11 @@ def write_nifti(labels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], file
     nibabel.save(image, file)
 
 
-def _classify(predictor: BundlePredictor, image: Any, name: str, folder: Path) -> dict[str, Any]:
+def _classify(predictor: BundlePredictor, image: Any, file: Path) -> dict[str, Any]:
     soft = probabilities(predictor, image).tolist()
     found = {
         "class": predictor.classes[int(np.argmax(soft))],
         "probabilities": {c: round(p, 6) for c, p in zip(predictor.classes, soft, strict=True)},
     }
-    (folder / f"{name}.json").write_text(json.dumps({"case": name, **found}, indent=1) + "\n")
+    file.write_text(json.dumps({"case": file.stem, **found}, indent=1) + "\n")
     return found

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from medmeta.clinical import BundleError, export, predict
+from medmeta.clinical.dicom_objects import source, write_seg
+from medmeta.clinical.predict import FORMATS
+from medmeta.volumes import load, load_mask
 
 
 def scan(file: Path, shape: tuple[int, ...], affine: Any = None) -> Path:
@@ -74,3 +79,64 @@ def test_inputs_that_cannot_be_told_apart(flat_bundle: Path, tmp_path: Path) -> 
         predict(flat_bundle, [], tmp_path / "out")
     with pytest.raises(BundleError, match="doubles"):
         predict(flat_bundle, ["a.nii", "a.nii"], tmp_path / "out")
+
+
+def test_dicom_objects_say_what_the_nifti_says(
+    segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (result,) = predict(segment_bundle, [unseen[1]], tmp_path / "out", formats=FORMATS)
+    assert result["ok"], result
+    case = result["case"]
+    assert [Path(f).name for f in result["files"]] == [
+        f"{case}{end}" for end in (".json", "_seg.dcm", "_seg.nii.gz", "_sr.dcm")
+    ]
+    folder = tmp_path / "out" / case
+    image = load(unseen[1])
+    nifti, seg = (
+        load_mask(folder / f"{case}_seg.{end}", like=image).as_tensor() for end in ("nii.gz", "dcm")
+    )
+    assert nifti.any()
+    assert np.array_equal(nifti, seg)
+    # an independent reader: each segment's frames by the source image they refer to
+    data = hd.seg.segread(folder / f"{case}_seg.dcm")
+    frames = [pydicom.dcmread(file) for file in sorted(unseen[1].iterdir())]
+    read = data.get_pixels_by_source_instance(
+        [f.SOPInstanceUID for f in frames], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    heights = [
+        float(np.dot(f.ImagePositionPatient, np.cross(*np.reshape(f.ImageOrientationPatient, (2, 3)))))
+        for f in frames
+    ]
+    own = nifti[0].numpy().transpose(2, 1, 0)
+    order = np.argsort(heights)
+    assert np.array_equal(read[order], own) or np.array_equal(read[order[::-1]], own)
+    report = hd.sr.srread(folder / f"{case}_sr.dcm")
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    (measured,) = group.get_measurements()
+    millilitres = float(nifti.sum()) * abs(np.linalg.det(image.affine.numpy()[:3, :3])) / 1000
+    assert measured.value == pytest.approx(millilitres, rel=1e-3)
+    assert group.reference_type is not None
+
+
+def test_a_dicom_object_needs_a_dicom_scan(
+    segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (result,) = predict(segment_bundle, [unseen[0]], tmp_path / "out", formats=("seg",))
+    assert not result["ok"]
+    assert "wanted a DICOM series" in result["message"]
+    with pytest.raises(BundleError, match="formats among"):
+        predict(segment_bundle, [unseen[0]], tmp_path / "out", formats=("sge",))
+
+
+def test_an_empty_segmentation_and_an_anonymisers_dates(unseen: tuple[Path, Path], tmp_path: Path) -> None:
+    series = Path(shutil.copytree(unseen[1], tmp_path / "series"))
+    for file in series.iterdir():
+        ds = pydicom.dcmread(file)
+        with pydicom.config.disable_value_validation():
+            ds.PatientBirthDate = "***"
+            ds.save_as(file)
+    image = load(series)
+    labels = np.zeros(tuple(image.shape[1:]), np.uint8)
+    with source(series) as stack:
+        write_seg(labels, stack, ("background", "glioma"), tmp_path / "empty.dcm", title="test")
+    assert not hd.seg.segread(tmp_path / "empty.dcm").pixel_array.any()
