@@ -143,7 +143,7 @@ def _facts(
         "Learner": f"{run.learner.name} ({run.config['recipe']['schedule']['steps']} outer steps)",
         "Patients judged": str(len({case.patient for case in judged.cases})),
         "Supports drawn": f"{episodes} for each of {', '.join(map(str, shots))} shots",
-        "Fine-tuning": f"from scratch {SCRATCH['steps']} steps of Adam; pixel classifier: 100 trees",
+        "Fine-tuning": f"from scratch {SCRATCH['steps']} steps of Adam; pixel classifier: 50 trees",
         "Preprocessing": str(run.plan).replace("\n", "; "),
         "Seed": str(seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

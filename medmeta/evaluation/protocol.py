@@ -16,6 +16,7 @@ from medmeta.episodes import Examples, Task, classification_task, generator_of, 
 from medmeta.errors import MedmetaError
 from medmeta.evaluation import metrics
 from medmeta.evaluation.intervals import Interval, clustered
+from medmeta.evaluation.pixels import TreePredictor
 from medmeta.learners import Predictor
 from medmeta.volumes import Plan, Store, Volume, restore
 from medmeta.volumes.progress import Track, silent
@@ -169,14 +170,15 @@ def judge_segmentation(
     return Judged("segmentation", tuple(cases), tuple(pictures), _means(spent))
 
 
-def outline(predictor: Predictor, volume: Volume, store: Store, image: Any) -> Tensor:
+def outline(predictor: Predictor, volume: Volume, store: Store, native: Any) -> Tensor:
     """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour."""
     prepared = store.read(volume)
     window = SlidingWindowInferer(store.plan.patch, sw_batch_size=4, overlap=0.25, mode="gaussian")
     with torch.no_grad():
-        logits = window(prepared.image[None], predictor)
+        image = prepared.image[None]
+        logits = predictor(image) if isinstance(predictor, TreePredictor) else window(image, predictor)
     probability = torch.softmax(torch.as_tensor(logits)[0], 0)
-    return restore(probability, prepared.affine, image).as_tensor().argmax(0) > 0
+    return restore(probability, prepared.affine, native).as_tensor().argmax(0) > 0
 
 
 def judge_classification(

@@ -41,7 +41,7 @@ class Recipe:
         shot: fewest and most support patients a class.
         query: query patients a class.
         way: classes an episode when classifying.
-        against: ``"rest"`` or ``"none"`` tells one type from the others or from the tumour-free, None types apart.
+        against: ``"rest"`` tells one type from all others, ``"none"`` from the tumour-free, None types apart.
         crops: pieces a patient when segmenting.
         spacing: mm to work at, the cohort's median by default.
         patch: voxels of a crop, or of a whole volume when classifying.
