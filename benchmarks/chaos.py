@@ -1,0 +1,287 @@
+"""One labelled case of an organ never labelled before: the field's one-shot protocol on CHAOS T2 MR.
+
+    python benchmarks/chaos.py ../shared/data/volumes/nc/chaos_t2 --floors --json floors.json
+    python benchmarks/chaos.py ../shared/data/volumes/nc/chaos_t2 --out /tmp/chaos --steps 3000 --json chaos.json
+
+Cases sorted by number in five folds of four; the first of a fold gives the support, three slices at 1/6,
+1/2 and 5/6 of the organ's range, the other three are judged (Ouyang et al. 2020, section 4.1). Training knows
+no label: superpixels of the other folds' slices are the targets, weights start at random. Setting 2 trains
+without every slice that shows an organ of the pair that is held out (liver and spleen, or both kidneys).
+Two scores: the literature's (slices that contain the organ, each with the support slice of its third of the
+range) and the hospital's (whole volume, nothing known, all three support slices at once). Dice a volume at
+the native 256 x 256, then the mean an organ. Weights and finished volumes are kept under --out: the same
+command goes on. The data are CC BY-NC-SA: the figures are for non-commercial use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medmeta.episodes import Examples
+from medmeta.episodes.selfsupervised import SuperpixelSource
+from medmeta.evaluation import Trees, clustered
+from medmeta.learners import create_learner
+from medmeta.networks import build, unet
+from medmeta.training.outer import Schedule, meta_train
+
+SIDE = 128
+ORGANS = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
+PAIRS = (("liver", "spleen"), ("right kidney", "left kidney"))
+FOLDS = 5
+CLASSES = ("background", "organ")
+LEARNERS: Mapping[str, Mapping[str, Any]] = {
+    "local-prototype": {"window": 8, "stride": 2, "place": 0.3},
+    "refined-ridge": {"steps": 60, "rate": 2e-3, "folds": 0, "trees": 60},
+}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case: ``image (slices, 1, side, side)`` standardised, ``label (slices, 256, 256)`` native."""
+
+    number: str
+    image: Tensor
+    label: Tensor
+
+    def range(self, organ: str) -> tuple[int, int]:
+        """First slice that shows the organ, and the one after the last."""
+        shown = (self.label == ORGANS[organ]).flatten(1).any(1).nonzero()[:, 0]
+        return int(shown[0]), int(shown[-1]) + 1
+
+    def support(self, organ: str) -> Examples:
+        """The slices at 1/6, 1/2 and 5/6 of the organ's range, labelled."""
+        first, after = self.range(organ)
+        where = [first + int(part * (after - first)) for part in (1 / 6, 1 / 2, 5 / 6)]
+        mask = (self.label[where] == ORGANS[organ]).float()[:, None]
+        step = mask.shape[-1] // SIDE
+        label = (F.avg_pool2d(mask, step)[:, 0] >= 0.5).long()
+        return Examples(self.image[where], label, CLASSES, (f"case {self.number}",) * 3)
+
+
+def read(folder: Path) -> list[Scan]:
+    scans = []
+    for file in sorted((folder / "imagesTr").glob("*.nii.gz")):
+        image = torch.from_numpy(np.asarray(nibabel.load(file).dataobj, dtype=np.float32)).movedim(2, 0)
+        label = np.asarray(nibabel.load(folder / "labelsTr" / file.name).dataobj).astype(np.int64)
+        small = F.avg_pool2d(image[:, None], image.shape[-1] // SIDE)
+        high = small.flatten().kthvalue(int(0.995 * small.numel())).values
+        small = small.clamp(max=high)
+        small = (small - small.mean()) / small.std()
+        scans.append(Scan(file.name.split("_")[1][:2], small, torch.from_numpy(label).movedim(2, 0)))
+    return scans
+
+
+class Copied:
+    """The floor: the support's mask, where nothing is known the pixels that most of its slices have."""
+
+    def adapt(self, support: Examples) -> Any:
+        share = (support.label > 0).float().mean(0)
+        vote = torch.stack([0.5 - share, share - 0.5 + 1e-6])
+        return lambda image: vote.expand(len(image), *vote.shape)
+
+
+def part(support: Examples, third: int) -> Examples:
+    one = slice(third, third + 1)
+    return Examples(support.image[one], support.label[one], CLASSES, support.patients[one])
+
+
+def masks(predictor: Any, image: Tensor, native: int) -> Tensor:
+    with torch.no_grad():
+        logits = torch.cat([predictor(piece) for piece in image.split(8)])
+    return F.interpolate(logits, (native, native), mode="bilinear", align_corners=False).argmax(1) > 0
+
+
+def dice(found: Tensor, truth: Tensor) -> float:
+    return 2 * int((found & truth).sum()) / max(1, int(found.sum()) + int(truth.sum()))
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What one support made: a predictor for each third of the range, and one for where nothing is known."""
+
+    thirds: tuple[Any, ...]
+    whole: Any
+
+    @staticmethod
+    def by(method: Any, support: Examples, *, apart: bool) -> Adapted:
+        """Adapt; ``apart``: the slices one by one for the thirds, as the literature does with prototypes."""
+        whole = method.adapt(support)
+        thirds = tuple(method.adapt(part(support, t)) for t in range(3)) if apart else (whole,) * 3
+        return Adapted(thirds, whole)
+
+    def judge(self, scan: Scan, organ: str) -> dict[str, float]:
+        """Both scores of one case."""
+        truth = scan.label == ORGANS[organ]
+        first, after = scan.range(organ)
+        everywhere = masks(self.whole, scan.image, truth.shape[-1])
+        edges = [first + round(p * (after - first) / 3) for p in range(4)]
+        if self.thirds[0] is self.whole:
+            shown = everywhere[first:after]
+        else:
+            pieces = zip(self.thirds, edges[:-1], edges[1:], strict=True)
+            shown = torch.cat([masks(p, scan.image[a:b], truth.shape[-1]) for p, a, b in pieces if b > a])
+        return {"slices": dice(shown, truth[first:after]), "volume": dice(everywhere, truth)}
+
+
+def trained(name: str, images: Sequence[Tensor], file: Path, args: argparse.Namespace) -> Any:
+    """A learner trained on superpixels alone, or what an earlier run left of it."""
+    torch.manual_seed(args.seed)
+    learner = create_learner(name, build(unet(2, 1, base=16)), **LEARNERS[name])
+    assert isinstance(learner, nn.Module)
+    if file.exists():
+        learner.load_state_dict(load_file(file))
+        return learner
+    began = time.monotonic()
+    source = SuperpixelSource(images, seed=args.seed, size=100)
+
+    def bar(items: Any, description: str, total: int) -> Any:
+        return track(items, description=f"{description}: {file.stem}", total=total)
+
+    meta_train(learner, source, Schedule(steps=args.steps, meta_batch=2, rate=1e-3), track=bar)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(learner.state_dict(), file, {"seconds": f"{time.monotonic() - began:.0f}"})
+    return learner
+
+
+def training_slices(scans: Sequence[Scan], setting: int, pair: tuple[str, ...]) -> list[Tensor]:
+    """Slices to make superpixels of; in setting 2 none that shows an organ of the pair."""
+    values = torch.tensor([ORGANS[o] for o in pair])
+    return [
+        image
+        for scan in scans
+        for image, label in zip(scan.image, scan.label, strict=True)
+        if setting == 1 or not bool(torch.isin(label, values).any())
+    ]
+
+
+def fold_methods(
+    fold: int, setting: int, pair: tuple[str, ...], rest: Sequence[Scan], args: argparse.Namespace
+) -> dict[str, tuple[Any, bool]]:
+    """Methods by name, and whether they learn from the support slices one by one."""
+    made: dict[str, tuple[Any, bool]] = {}
+    if setting == 1 and not args.skip_floors:  # nothing is trained, so the settings are the same
+        made |= {"copied mask": (Copied(), True), "pixel trees": (Trees(), False)}
+    if args.floors:
+        return made
+    for name in args.learners:
+        held = "all" if setting == 1 else pair[0].split()[-1]
+        file = args.out / f"{name}-{setting}-{fold}-{held}.safetensors"
+        learner = trained(name, training_slices(rest, setting, pair), file, args)
+        made[name] = (learner, name == "local-prototype")
+    return made
+
+
+def judge_fold(
+    fold: int, setting: int, scans: Sequence[Scan], args: argparse.Namespace, done: dict[str, Any]
+) -> None:
+    size = len(scans) // FOLDS
+    own = scans[fold * size : (fold + 1) * size]
+    rest = [s for s in scans if all(s is not o for o in own)]
+    for pair in PAIRS:
+        made = fold_methods(fold, setting, pair, rest, args)
+        jobs = [(organ, name) for organ in pair for name in made]
+        for organ, name in track(jobs, description=f"setting {setting}, fold {fold + 1}"):
+            method, apart = made[name]
+            keys = {f"{setting}|{organ}|{s.number}|{name}": s for s in own[1:]}
+            if all(key in done for key in keys):
+                continue
+            adapted = Adapted.by(method, own[0].support(organ), apart=apart)
+            for key, scan in keys.items():
+                done[key] = {"key": key, **adapted.judge(scan, organ)}
+                with (args.out / "volumes.jsonl").open("a") as log:
+                    log.write(json.dumps(done[key]) + "\n")
+
+
+def table(done: Mapping[str, Any]) -> dict[str, Any]:
+    """Dice by setting, method and score: each organ's mean, and the mean of them with its interval."""
+    cases: dict[tuple[str, str], list[tuple[str, str, dict[str, float]]]] = {}
+    for key, record in done.items():
+        setting, organ, case, method = key.split("|")
+        cases.setdefault((setting, method), []).append((organ, case, record))
+    rows: dict[str, Any] = {}
+    for (setting, method), own in sorted(cases.items()):
+        organs = np.array([o for o, _, _ in own])
+        for score in ("slices", "volume"):
+            values = np.array([r[score] for _, _, r in own])
+
+            def mean(i: Any, values: Any = values, organs: Any = organs) -> float:
+                return float(np.mean([values[i][organs[i] == o].mean() for o in np.unique(organs[i])]))
+
+            interval = clustered([c for _, c, _ in own], [0] * len(own), mean)
+            each = {o: round(float(values[organs == o].mean()), 4) for o in ORGANS if (organs == o).any()}
+            made = {**interval.to_json(), "patients": len({c for _, c, _ in own}), "each": each}
+            rows.setdefault(setting, {}).setdefault(method, {})[score] = made
+    return rows
+
+
+def show(rows: Mapping[str, Any]) -> None:
+    console = Console(width=150)
+    for setting, by in rows.items():
+        board = Table(title=f"CHAOS T2, one shot, setting {setting}: Dice x 100 (95 %)")
+        for column in ("method", "score", "patients", *ORGANS, "mean"):
+            board.add_column(column)
+        for method, scores in by.items():
+            for score, row in scores.items():
+                each = [f"{100 * row['each'].get(o, float('nan')):.1f}" for o in ORGANS]
+                mean = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+                board.add_row(method, score, str(row["patients"]), *each, mean)
+        console.print(board)
+
+
+def arguments() -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("chaos", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("/tmp/chaos"), help="weights and scores are kept")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="first fold, setting 1, short training")
+    parser.add_argument("--floors", action="store_true", help="copied mask and pixel trees alone")
+    parser.add_argument("--skip-floors", action="store_true")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=list(LEARNERS))
+    parser.add_argument("--settings", nargs="+", type=int, default=[1, 2], choices=[1, 2])
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(1, FOLDS + 1)))
+    parser.add_argument("--steps", type=int, default=3000, help="of two superpixel episodes")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(1)
+    if args.quick:
+        args.folds, args.settings, args.steps = [1], [1], min(args.steps, 100)
+    if args.floors:
+        args.settings = [1]
+    scans = read(args.chaos)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "volumes.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    done = {r["key"]: r for r in map(json.loads, lines)}
+    for setting in args.settings:
+        for fold in args.folds:
+            judge_fold(fold - 1, setting, scans, args, done)
+            rows = table(done)
+            if args.json:
+                settings = {k: str(v) for k, v in vars(args).items()}
+                args.json.write_text(json.dumps({"settings": settings, "results": rows}, indent=1))
+    show(table(done))
+
+
+if __name__ == "__main__":
+    main()
