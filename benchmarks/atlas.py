@@ -1,7 +1,7 @@
 """A real new tumour type: the lesion atlas, one family of types held out at a time.
 
     python benchmarks/atlas.py ../shared/data/images/atlas --floors --json floors.json
-    python benchmarks/atlas.py ../shared/data/images/atlas --out /tmp/atlas --minutes 12 --json atlas.json
+    python benchmarks/atlas.py ../shared/data/images/atlas --out /tmp/atlas --json atlas.json
 
 Four splits; in each, every set that shares images, organ or lesion family with a tested type is held out of
 every stage. All methods learn from the very same supports (one image of each of 1, 3 or 5 patients) and are

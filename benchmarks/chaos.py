@@ -1,7 +1,7 @@
 """One labelled case of an organ never labelled before: the field's one-shot protocol on CHAOS T2 MR.
 
     python benchmarks/chaos.py ../shared/data/volumes/nc/chaos_t2 --floors --json floors.json
-    python benchmarks/chaos.py ../shared/data/volumes/nc/chaos_t2 --out /tmp/chaos --steps 3000 --json chaos.json
+    python benchmarks/chaos.py ../shared/data/volumes/nc/chaos_t2 --out /tmp/chaos --json chaos.json
 
 Cases sorted by number in five folds of four; the first of a fold gives the support, three slices at 1/6,
 1/2 and 5/6 of the organ's range, the other three are judged (Ouyang et al. 2020, section 4.1). Training knows
