@@ -2,7 +2,7 @@
 
     python benchmarks/read_dicom.py [--quick] [--json FILE]
 
-Both sides run interleaved in one process, on the same files, warm in the page cache; ratios of medians are printed.
+Both sides run interleaved in one process, on the same files, warm in the page cache; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import highdicom as hd  # noqa: E402
-import numpy as np  # noqa: E402
-import pydicom  # noqa: E402
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from rich.console import Console
+from rich.table import Table
 
-from medmeta.volumes import inspect, load  # noqa: E402
+from medmeta.volumes import inspect, load
 
 
 def ct(slices: int, size: int) -> list[Dataset]:

@@ -196,7 +196,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         pixel_bytes=pixel_bytes,
         bytes_left=left,
         slices=frame_slices(ds) if multiframe else _classic(ds),
-        unit=unit_of(ds),
+        unit=unit_of(ds, kind=_rescale_type(ds) if multiframe else ""),
         tilt=number(ds, 0x00181120) or 0.0,
         transformed=bool(items(ds, 0x00283000)),
         multiframe=multiframe,
@@ -282,6 +282,15 @@ def frame_slices(ds: Dataset) -> tuple[Slice, ...]:
     shared = _groups(first(ds, 0x52009229), Slice(component=(texts(ds, 0x00080008)[2:4], "")))
     frames = items(ds, 0x52009230)
     return tuple(replace(_groups(frame, shared), frame=index) for index, frame in enumerate(frames))
+
+
+def _rescale_type(ds: Dataset) -> str:
+    """RescaleType of an enhanced file: of its shared groups, else of its first frame."""
+    for groups in (first(ds, 0x52009229), first(ds, 0x52009230)):
+        transform = first(groups, _TRANSFORM) if groups is not None else None
+        if transform is not None:
+            return text(transform, 0x00281054)
+    return ""
 
 
 def _groups(ds: Dataset | None, known: Slice) -> Slice:

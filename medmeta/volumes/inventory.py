@@ -24,7 +24,7 @@ from medmeta.volumes.headers import read_headers
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.labels import label_names
 from medmeta.volumes.layouts.listing import read_json, stem
-from medmeta.volumes.loading import READERS, read_file, read_mask, read_raw_mask, suffix
+from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.scan import Scan, spacing
@@ -78,7 +78,7 @@ class Entry:
 
     def on(self, affine: NDArray[np.float64], shape: Sequence[int]) -> Entry:
         """The same with a grid."""
-        rows = tuple(tuple(round(float(v), 6) for v in row) for row in affine)
+        rows = tuple(tuple(round(float(v), 6) + 0.0 for v in row) for row in affine)
         return replace(
             self,
             affine=rows,
@@ -260,11 +260,14 @@ def _mask(header: Header, images: list[_Image], root: Path, call: _Call) -> list
     )
     image = _image_of(header, images)
     try:
-        if image is None:
-            return [alone.warned("the image it belongs to is not here")]
-        if image.stack is None:
-            return [alone.warned("the image it belongs to cannot be read")]
-        about = {"frame": process_key(image.series.headers[0].frame_of_reference)}
+        if image is None or image.stack is None:
+            why = "is not here" if image is None else "cannot be read"
+            names = named_labels(header.path)
+            return [
+                alone.warned(f"the image it belongs to {why}", f"its labels: {', '.join(names.values())}")
+            ]
+        first = image.series.headers[0]
+        about = {"frame": process_key(first.frame_of_reference), "series": process_key(first.series)}
         labels = _counted(header.path, image.stack.affine, image.stack.shape, about)
     except VolumeError as error:
         return [alone.refused(error)]
@@ -303,8 +306,6 @@ def _counted(
 def _one_by_one(
     path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
 ) -> tuple[dict[int, int], dict[int, str]]:
-    from medmeta.volumes.loading import named_labels
-
     names = named_labels(path)
     found = {}
     for number in names:

@@ -357,10 +357,17 @@ def _numbered(label: int | str | None, names: dict[int, Any], path: Path) -> int
 
 
 def _of_this_patient(header: Header, about: dict[str, Any]) -> None:
-    """The mask lives in the image's frame of reference."""
+    """The mask lives in the image's frame of reference; drawn on another series of it, it may still fit."""
     frame = process_key(header.frame_of_reference)
     if about.get("frame") and frame and frame != about["frame"]:
         raise VolumeError("other-frame", found="another one", where=header.path)
+    drawn_on = [process_key(uid) for uid in header.segmented]
+    if about.get("series") and drawn_on and about["series"] not in drawn_on:
+        if not frame or not about.get("frame"):
+            raise VolumeError(
+                "other-frame", found="another series, and no frame of reference", where=header.path
+            )
+        _LOG.warning("%s: drawn on another series of the same frame of reference", header.path.name)
 
 
 __all__ = ["group", "load", "load_mask", "read", "read_mask", "tensor"]

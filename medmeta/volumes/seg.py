@@ -18,11 +18,10 @@ from medmeta.volumes.quiet import quiet
 from medmeta.volumes.scan import LPS_TO_RAS
 from medmeta.volumes.tags import first, items, text, whole
 
-# codes that say what kind of thing a segment is, not which one; the category says no more than that
+# codes that do not say which tumour or structure: there the label that the maker gave tells more
 _VAGUE = frozenset(
-    {"tissue", "morphologically altered structure", "anatomical structure", "lesion", "mass", ""}
+    ("", "neoplasm", "lesion", "mass", "tissue", "nodule", "tumor", "tumour", "organ", "anatomical structure")
 )
-
 _RLE = "1.2.840.10008.1.2.5"
 
 
@@ -44,10 +43,10 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Tumour type or structure: the type's code, else the label the maker gave."""
+        """Tumour type or structure: the meaning of the type's code, else the label the maker gave."""
         if self.kind.lower() in _VAGUE:
-            return self.label or self.kind or f"label_{self.number}"
-        return f"{self.kind} of {self.site}" if self.kind.lower() == "neoplasm" and self.site else self.kind
+            return self.label or self.kind or f"segment_{self.number}"
+        return self.kind
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,15 @@ class Unit:
     warning: str = ""
 
 
-def unit_of(ds: Dataset) -> Unit:
+def unit_of(ds: Dataset, *, kind: str = "") -> Unit:
     """Decide the unit of an image from its header.
 
     PET in Bq/ml becomes SUV by body weight: value · weight (g) / dose (Bq) left at the time the image is
     decay-corrected to (QIBA FDG-PET/CT profile, SUV calculation from DICOM attributes).
+
+    Args:
+        ds: the header.
+        kind: RescaleType of an enhanced file, where it stands in the functional groups.
 
     Example:
         >>> ds = Dataset(); ds.Modality = "CT"
@@ -39,7 +43,7 @@ def unit_of(ds: Dataset) -> Unit:
     """
     modality = text(ds, 0x00080060).upper()
     if modality == "CT":
-        kind = text(ds, 0x00281054).upper()  # RescaleType
+        kind = (kind or text(ds, 0x00281054)).upper()  # RescaleType
         if kind in ("", "HU") or (kind == "US" and text(ds, 0x00080008).upper().startswith("ORIGINAL")):
             return Unit("HU")
         return Unit(kind, warning=f"the CT is not in HU but in {kind!r}")

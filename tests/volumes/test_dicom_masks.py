@@ -160,6 +160,17 @@ def test_another_frame_of_reference(tmp_path: Path) -> None:
     assert caught.value.code == "other-frame"
 
 
+def test_another_series_of_the_same_frame_and_grid(tmp_path: Path, caplog: Any) -> None:
+    _, made = source(tmp_path)
+    file = write(made, mask(), tmp_path / "seg.dcm")
+    other = classic(voxels(SHAPE))
+    for ds in other:
+        ds.FrameOfReferenceUID = made[0].FrameOfReferenceUID
+    found = load_mask(file, like=load(save(other, tmp_path / "other")))
+    np.testing.assert_array_equal(found[0].numpy(), on_grid(mask()))
+    assert "drawn on another series" in caplog.text
+
+
 @pytest.mark.parametrize("change", [{"step": 5.0}, {"spacing": (0.8, 0.8)}, {"origin": (-20.3, 30.0, 5.0)}])
 def test_another_grid_is_refused_unless_asked_for(tmp_path: Path, change: dict[str, Any]) -> None:
     _, made = source(tmp_path)

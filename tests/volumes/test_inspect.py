@@ -59,7 +59,7 @@ def test_a_study(tmp_path: Path) -> None:
     assert image["spacing_mm"] == pytest.approx([0.9, 0.7, 2.5])
     np.testing.assert_allclose(image["affine"], affine(), atol=1e-5)
     assert image["labels"] == {
-        "Neoplasm": int((mask() == 1).sum()),
+        "core": int((mask() == 1).sum()),
         "Edema": int((mask() == 2).sum()),
         "GTV": 16,
     }
