@@ -45,10 +45,10 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Apply a bundle to whole scans.
 
-    Segmenting writes ``OUT/<case>/<case>_seg.nii.gz`` (``_seg.dcm``, ``_sr.dcm``, ``.json``), whole-number labels on the scan's own grid;
-    classifying writes ``OUT/<case>/<case>.json`` with the class and every probability. A case is named by
-    its file or folder, by the folders above too where two would share a name. Each case appears when it is
-    whole; one that fails does not stop the others.
+    Segmenting writes ``OUT/<case>/<case>_seg.nii.gz`` (or ``_seg.dcm``, ``_sr.dcm``, ``.json``): whole-number
+    labels on the scan's own grid. Classifying writes ``OUT/<case>/<case>.json`` with the class and every
+    probability. A case is named by its file or folder, by the folders above too where two would share a
+    name. Each case appears when it is whole; one that fails does not stop the others.
 
     Args:
         bundle: its folder, or what :func:`medmeta.clinical.load_bundle` gave.
@@ -56,7 +56,8 @@ def predict(
             a channel.
         out: folder to write; cases that are there are refused unless ``resume``.
         formats: of a segmentation, among :data:`FORMATS`: ``"seg"`` writes a DICOM Segmentation and
-            ``"sr"`` a measurement report beside it (TID 1500), both for DICOM scans; ``"json"`` the volumes found.
+            ``"sr"`` a measurement report beside it (TID 1500), both for DICOM scans;
+            ``"json"`` the volumes found.
         resume: pass over the cases that are there.
         track: shows progress.
 
