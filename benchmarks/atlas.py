@@ -385,7 +385,7 @@ def show(rows: Mapping[str, Any], sets: Sequence[Atlas]) -> None:
     for column in (f"{shot} shots", *by):
         each.add_column(column)
     for name in sorted({n for row in by.values() for n in row["each"]}):
-        cells = [f"{100 * row['each'].get(name, float('nan')):.0f}" for row in by.values()]
+        cells = [f"{100 * row['each'][name]:.0f}" if name in row["each"] else "n/a" for row in by.values()]
         each.add_row(name + ("*" if name in unknown else ""), *cells)
     console.print(each)
 

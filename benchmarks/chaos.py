@@ -238,7 +238,7 @@ def show(rows: Mapping[str, Any]) -> None:
             board.add_column(column)
         for method, scores in by.items():
             for score, row in scores.items():
-                each = [f"{100 * row['each'].get(o, float('nan')):.1f}" for o in ORGANS]
+                each = [f"{100 * row['each'][o]:.1f}" if o in row["each"] else "n/a" for o in ORGANS]
                 mean = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
                 board.add_row(method, score, str(row["patients"]), *each, mean)
         console.print(board)
