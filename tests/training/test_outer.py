@@ -1,0 +1,184 @@
+"""Laws of the outer loop: repeatable, resumed exactly, stopped safely; errors name what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medmeta.learners import Learner
+from medmeta.training import RunError, Schedule, Stopped, meta_train
+from medmeta.training.run import Folder
+from tests.training.phantoms import Points, learner, tensors
+
+SCHEDULE = Schedule(steps=24, meta_batch=2, rate=1e-2, save_every=7, validate_every=5)
+
+
+@dataclass
+class Recording:
+    """A source that remembers what was asked for."""
+
+    source: Points
+    asked: list[int]
+
+    def __getitem__(self, index: int) -> Any:
+        self.asked.append(index)
+        return self.source[index]
+
+
+class Stopping:
+    """Progress that sends this process a SIGTERM in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, items: Iterable[Any], **_: Any) -> Iterable[Any]:
+        for item in items:
+            if item == self.step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield item
+
+
+def trained(folder: Path | None = None, **options: Any) -> tuple[Learner, dict[str, Tensor], list[int]]:
+    """Train from the start, or from what the folder holds."""
+    made = learner()
+    assert isinstance(made, nn.Module)
+    optimiser = torch.optim.Adam(made.parameters(), lr=SCHEDULE.rate)
+    keeper = Folder(folder) if folder else None
+    progress = keeper.restore(made, optimiser) if keeper and keeper.state.is_file() else None
+    source = Recording(Points(), [])
+    try:
+        meta_train(
+            made,
+            source,
+            options.pop("schedule", SCHEDULE),
+            keeper=keeper,
+            optimiser=optimiser,
+            progress=progress,
+            **options,
+        )
+    finally:
+        if keeper:
+            keeper.close()
+    return made, tensors(made, optimiser), source.asked
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    assert same(trained()[1], trained()[1])
+
+
+@pytest.mark.parametrize("stop", random.Random(0).sample(range(SCHEDULE.steps - 1), 10))
+def test_a_run_stopped_by_sigterm_goes_on_exactly(stop: int, tmp_path: Path) -> None:
+    _, whole, asked = trained()
+    with pytest.raises(Stopped):
+        trained(tmp_path, track=Stopping(stop))
+    _, resumed, after = trained(tmp_path)
+    assert same(whole, resumed)
+    assert after[:20] == asked[2 * (stop + 1) :][:20]
+    for index in after[:20]:
+        assert torch.equal(Points()[index].support.image, Points()[asked[index]].support.image)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, SCHEDULE.steps + 1))
+
+
+def test_the_log_forgets_steps_that_a_kill_has_lost(tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killing(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+        for item in items:
+            if item == 12:
+                raise KilledError
+            yield item
+
+    with pytest.raises(KilledError):
+        trained(tmp_path, track=killing)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 13, "lo')
+    _, resumed, after = trained(tmp_path)
+    assert after[0] == 14  # the last save was after 7 steps
+    assert same(trained()[1], resumed)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, SCHEDULE.steps + 1))
+
+
+def test_sigterm_is_given_back_after_training() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trained(schedule=replace(SCHEDULE, steps=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loss_that_is_not_finite_names_task_patients_and_step(tmp_path: Path) -> None:
+    made = learner("prototypical", nn.Linear(5, 4))  # nothing bounds its features
+    with pytest.raises(RunError, match=r"outer step 4, task background / tumour, patients a6-0, .*b6-5"):
+        meta_train(made, Points(broken=6), SCHEDULE, keeper=Folder(tmp_path), validate=lambda _: 1.0)
+    assert all(bool(torch.isfinite(w).all()) for w in made.state_dict().values())
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    keeper = Folder(tmp_path)
+    end = meta_train(learner(), Points(), SCHEDULE, keeper=keeper, validate=lambda _: float("nan"))
+    keeper.close()
+    assert end.since_best == 5
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_training_ends_early_where_the_score_does_not_rise(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.5, 0.4, 0.5])
+    kept = []
+    keeper = Folder(tmp_path)
+
+    def validate(made: Learner) -> float:
+        kept.append({n: w.clone() for n, w in made.state_dict().items()})
+        return next(scores)
+
+    end = meta_train(learner(), Points(), replace(SCHEDULE, patience=2), keeper=keeper, validate=validate)
+    keeper.close()
+    assert (end.step, end.best, end.since_best) == (20, 0.5, 2)
+    from medmeta.training.checkpoint import read_tensors
+
+    assert same(read_tensors(tmp_path / "weights.safetensors")[0], kept[1])
+
+
+class Greedy(nn.Module):
+    """Asks for more memory than there is."""
+
+    name, options, tasks = "greedy", {"steps": 3}, frozenset({"classification"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(1, 1)
+
+    def backward(self, episodes: Any, *, scale: float) -> Tensor:
+        return torch.empty(2**50)
+
+    def adapt(self, support: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_too_little_memory_names_what_to_lower() -> None:
+    with pytest.raises(RunError, match=r"2 shots \(4 support examples\), 3 inner steps.*Lower the patch"):
+        meta_train(Greedy(), Points(), SCHEDULE)
+
+
+def test_other_errors_come_as_they_are() -> None:
+    class Wrong(Greedy):
+        def backward(self, episodes: Any, *, scale: float) -> Tensor:
+            return torch.ones(2) @ torch.ones(3)
+
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        meta_train(Wrong(), Points(), SCHEDULE)
