@@ -1,0 +1,162 @@
+"""The protocol's laws: one support for all methods, nobody judged who was learnt from, figures as promised."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmeta import open_cohort
+from medmeta.episodes import Examples
+from medmeta.evaluation import (
+    NAMES,
+    Case,
+    EvaluationError,
+    Judged,
+    Part,
+    Report,
+    Trees,
+    clustered,
+    evaluate,
+    judge_classification,
+    judge_segmentation,
+    metrics,
+    render,
+    results,
+)
+from medmeta.training import Recipe, Schedule, train
+from medmeta.volumes import Cohort, Store, make_plan
+
+
+@pytest.fixture(scope="module")
+def cohort(sample_data: Path) -> Cohort:
+    """Few patients of three types, and some free of all."""
+    whole = open_cohort(sample_data)
+    kept: list = []
+    for name in ("annular", "rimose", "sericate", None):
+        kept += [v for v in whole.volumes if v.tumour == name and v.image[0].is_file()][:5]
+    return Cohort(whole.name, tuple(kept), whole.root)
+
+
+@dataclass
+class Remembers:
+    """A method that remembers its supports and outlines what is bright."""
+
+    supports: list[Examples] = field(default_factory=list)
+
+    def adapt(self, support: Examples):
+        self.supports.append(support)
+        dense = support.segments
+
+        def predict(image: torch.Tensor) -> torch.Tensor:
+            bright = image[:, :1] - image.mean()
+            values = torch.cat([-bright, bright], 1)
+            return values if dense else values.flatten(2).amax(2)
+
+        return predict
+
+
+def test_every_method_learns_from_the_same_and_is_judged_on_others(cohort: Cohort) -> None:
+    store = Store(make_plan(cohort.volumes, spacing=(4, 4, 4), patch=(16, 16, 16)), salt="s")
+    one, other = Remembers(), Remembers()
+    judged = judge_segmentation(
+        {"one": one, "other": other}, cohort.volumes, ["rimose"], store, shots=(1, 3), episodes=2
+    )
+    for a, b in zip(one.supports, other.supports, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.label, b.label)
+    by_episode = zip([(1, 0), (1, 1), (3, 0), (3, 1)], one.supports, strict=True)
+    for (shot, draw), support in by_episode:
+        cases = [c for c in judged.cases if (c.shot, c.draw, c.method) == (shot, draw, "one")]
+        assert len(cases) == 5 - shot
+        assert not {c.patient for c in cases} & set(support.patients)
+    nested = set(one.supports[0].patients), set(one.supports[2].patients)
+    assert nested[0] < nested[1]
+    assert all(0 <= (c.values["dice"] or 0) <= 1 for c in judged.cases)
+
+
+def test_pixel_trees_find_what_texture_tells() -> None:
+    """A rough square in smooth surroundings of the same mean brightness."""
+    generator = torch.Generator().manual_seed(0)
+    image = 0.1 * torch.randn(4, 1, 32, 32, generator=generator)
+    label = torch.zeros(4, 32, 32, dtype=torch.int64)
+    for i, (x, y) in enumerate([(4, 6), (15, 15), (8, 18), (18, 5)]):
+        label[i, x : x + 10, y : y + 10] = 1
+    image[:, 0] += label * torch.randn(4, 32, 32, generator=generator)
+    predictor = Trees().adapt(Examples(image[:3], label[:3], ("background", "rough")))
+    found = predictor(image[3:]).argmax(1)[0] > 0
+    assert metrics.dice(found, label[3] > 0) > 0.8  # type: ignore[operator]
+
+
+def test_classification_asks_the_type_against_the_rest(cohort: Cohort) -> None:
+    held = [v for v in cohort.volumes if v.tumour != "annular"]
+    store = Store(make_plan(held, whole=True, patch=(16, 16, 16)), salt="s")
+    judged = judge_classification({"one": Remembers()}, held, ["rimose"], store, shots=(1,), episodes=2)
+    assert len(judged.cases) == 2 * (4 + 9)
+    assert sum(c.truth for c in judged.cases) == 2 * 4
+    assert set(judged.table()["rimose"]["1"]["one"]) == {"accuracy", "auroc"}
+
+
+def test_an_interval_is_wider_than_that_of_independent_cases() -> None:
+    """Twenty voxels of one patient are not twenty patients."""
+    generator = np.random.default_rng(0)
+    patient = np.repeat(np.arange(8), 20)
+    values = generator.normal(size=8)[patient] + 0.01 * generator.normal(size=160)
+    mean = lambda i: float(values[i].mean())  # noqa: E731
+    clusters = clustered([f"{p}" for p in patient], [0] * 160, mean)
+    apart = clustered([f"{p}" for p in range(160)], [0] * 160, mean)
+    assert clusters.high - clusters.low > 3 * (apart.high - apart.low)  # type: ignore[operator]
+
+
+def judged_phantom() -> Judged:
+    """Made-up figures in which fine-tuning wins."""
+    generator = np.random.default_rng(1)
+    level = {"maml": 0.4, "pretrain-finetune": 0.8, "finetune-scratch": 0.1, "pixel-trees": 0.2}
+    cases = []
+    for shot, (method, mean), draw, p in itertools.product((1, 5), level.items(), range(2), range(9)):
+        dice = float(np.clip(mean + generator.normal() / 20, 0, 1))
+        values = {"dice": dice, "hd95_mm": 5.0, "volume_error_ml": 0.0}
+        cases.append(Case("rimose", shot, method, draw, f"{p:016x}", values))
+    return Judged("segmentation", tuple(cases), (), {"maml": 0.1, **{name: 1.0 for name in NAMES}})
+
+
+def test_the_report_says_where_a_baseline_wins_and_needs_no_network() -> None:
+    judged = judged_phantom()
+    names = {"maml": "meta-trained (maml)", **NAMES}
+    page = render(Report("A title", "Below it", [Part(judged, "maml", names)], {"Seed": "0"}))
+    assert "the supervised pre-training, fine-tuned is best" in page
+    assert "clearly ahead of the meta-trained (maml)" in page
+    assert "Only 9 patients were judged" in page
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+    assert "nan" not in page.lower().replace("nanum", "")
+
+
+def test_results_are_as_other_programs_expect_them() -> None:
+    content = results([judged_phantom()], held_out=["rimose"], seed=3, seconds=1.0)
+    assert set(content) == {"results", "patients", "episodes", "held_out", "seed", "versions", "seconds"}
+    cell = json.loads(json.dumps(content))["results"]["rimose"]["5"]["maml"]["dice"]
+    assert set(cell) == {"mean", "low", "high"}
+    assert cell["low"] <= cell["mean"] <= cell["high"]
+
+
+def test_a_run_is_evaluated_only_on_what_it_has_not_seen(cohort: Cohort, tmp_path: Path) -> None:
+    recipe = Recipe(
+        learner="prototypical", schedule=Schedule(steps=2), shot=(1, 1), spacing=(4, 4, 4), patch=(16, 16, 16)
+    )
+    run = train(cohort, recipe, out=tmp_path / "run", hold_out=["rimose"])
+    content = evaluate(run, cohort, tmp_path / "report", tumour="rimose", shots=(1,), episodes=2)
+    assert content["patients"] == 5
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert {"prototypical", "finetune-scratch", "pixel-trees"} <= set(content["results"]["rimose"]["1"])
+    with pytest.raises(EvaluationError, match="not seen 'sericate'"):
+        evaluate(run, cohort, tmp_path / "other", tumour="sericate", shots=(1,))
+    with pytest.raises(EvaluationError, match="Did you mean 'rimose'"):
+        evaluate(run, cohort, tmp_path / "other", tumour="rimos", shots=(1,))
+    with pytest.raises(EvaluationError, match="does not exist"):
+        evaluate(run, cohort, tmp_path / "report", tumour="rimose", shots=(1,))
