@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from medmeta.learners.batch import (
     still,
     whole,
 )
+from medmeta.learners.convolution import QuickConvolutions
 from medmeta.learners.episodic import BOTH
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
 from medmeta.learners.inner import Inner
@@ -206,7 +208,8 @@ class GradientLearner(nn.Module):
         if order == "implicit":
             return implicit(loop, meta)
         backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-        return meta_gradient(loop, meta, order=order, backend=backend)
+        with QuickConvolutions() if order == "second" else nullcontext():
+            return meta_gradient(loop, meta, order=order, backend=backend)
 
     def _supervised(
         self, meta: Weights, support: Piece, query: Piece, classes: Sequence[str]

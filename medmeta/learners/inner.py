@@ -10,7 +10,6 @@ from typing import Any
 from medmeta.errors import nearest
 from medmeta.learners.protocol import LearnerError
 
-
 WORDS: Mapping[str, tuple[str, ...]] = {
     "rates": ("fixed", "layer", "step", "weight"),
     "moves": ("all", "head"),

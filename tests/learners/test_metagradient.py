@@ -185,7 +185,7 @@ def slope_along(learner: GradientLearner, way: Weights) -> float:
 
 
 def check_second_order(kind: str, dims: int, backend: str) -> None:
-    side = 32 if kind == "BasicUNet" and dims == 2 else 16
+    side = 32 if kind == "BasicUNet" else 16  # four halvings must leave more than one voxel
     make = pictures if kind in CLASSIFIERS else lesions
     task = episode(make, n=2, side=side, dims=dims)
     if kind == "BasicUNet" and dims == 3:
@@ -377,3 +377,40 @@ def test_torchopt_gives_the_same_gradient(name: str) -> None:
     wanted = torch.autograd.grad(loss_of(fast, task.query), list(start.values()))
     for one, other in zip(ours(learner, task), wanted, strict=True):
         close(one, other, 1e-10)
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 2)])
+def test_the_convolution_has_torchs_derivatives(stride: int, groups: int) -> None:
+    from medmeta.learners.convolution import Convolution
+
+    g = torch.Generator().manual_seed(0)
+    image, weight, bias = (
+        torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 4, 3, 4, 3), (2, 4 // groups, 2, 2, 2), (2,))
+    )
+    how = ([stride] * 3, [1] * 3, [1] * 3, False, [0] * 3, groups)
+
+    def quick(*given: Tensor) -> Any:
+        return Convolution.apply(*given, how)
+
+    torch.testing.assert_close(
+        quick(image, weight, bias), F.conv3d(image, weight, bias, stride, 1, groups=groups)
+    )
+    assert torch.autograd.gradcheck(quick, (image, weight, bias))
+    assert torch.autograd.gradgradcheck(quick, (image, weight, bias))
+
+
+def test_quick_convolutions_give_the_same_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import nullcontext
+
+    from medmeta.learners import gradient
+
+    task, found = episode(lesions, n=1, dims=3), []
+    for quick in (True, False):
+        if not quick:
+            monkeypatch.setattr(gradient, "QuickConvolutions", nullcontext)
+        learner = create_learner("proto-maml", network("DynUNet", 3, 16), steps=2)
+        learner.backward([task], scale=1.0)
+        found.append([p.grad for p in learner.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
