@@ -1,4 +1,4 @@
-"""The protocol's laws: one support for all methods, nobody judged who was learnt from, figures as promised."""
+"""The laws of the protocol: one support for all methods, nobody judged who was learnt from."""
 
 from __future__ import annotations
 
