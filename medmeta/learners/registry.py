@@ -49,7 +49,7 @@ _TUNED: Mapping[str, Any] = {"optimiser": "adam", "rate": 1e-3, "steps": 100}
 """Ordinary fine-tuning; ``tune_rates`` chooses rate and steps on meta-validation tasks."""
 
 PRESETS: Mapping[str, Preset] = {
-    "proto-maml": _gradient(head="prototypes", rates="step"),
+    "proto-maml": _gradient(head="prototypes", rates="step", adapt_steps=10),
     "maml": _gradient(head="learned", way=2),
     "fomaml": _gradient(head="learned", way=2, order="first"),
     "anil": _gradient(head="learned", way=2, moves="head"),

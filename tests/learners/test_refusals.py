@@ -128,7 +128,8 @@ def test_tuning_needs_tasks() -> None:
 
 def test_tuning_finds_the_rate_that_learns() -> None:
     learner = create_learner("finetune-scratch", mlp())
-    tuned = tune_rates(learner, [episode(vectors)], rates=[1e-9, 1e-2], steps=[1, 30])
+    task = Episode(vectors(), vectors())
+    tuned = tune_rates(learner, [task], rates=[1e-9, 1e-2], steps=[1, 30])
     assert (tuned.options["rate"], tuned.options["adapt_steps"]) == (1e-2, 30)
     assert learner.options["adapt_steps"] is None
     untouched = create_learner("prototypical", mlp())
