@@ -252,8 +252,8 @@ def main() -> None:
         )
     console.print(table)
     console.print(
-        f"recompute: 10 steps take {memory['growth']:.2f}× the memory of 2, and {memory['time']:.2f}× the time "
-        f"of keeping the graph ({memory['peak MiB']['loop 10']:.0f} MiB)"
+        f"recompute: 10 steps take {memory['growth']:.2f}× the memory of 2, and {memory['time']:.2f}× "
+        f"the time of keeping the graph ({memory['peak MiB']['loop 10']:.0f} MiB)"
     )
     console.print(f"adapting to 5 volumes of 96³: {seconds:.1f} s")
     console.print("GPU rows: " + ("see below" if torch.cuda.is_available() else "not measured (no GPU)"))
