@@ -18,9 +18,17 @@ from medmeta.volumes.progress import Track, silent
 __all__ = ["read_headers", "silent"]
 
 Found: TypeAlias = "Header | VolumeError | None"
-# a process of its own takes seconds to start, the time of some thousand headers
+# a process of its own takes the time of some thousand headers to start
 _LEAST, _BATCH = 4000, 500
-_WORKER = "from medmeta.volumes.headers import serve; serve()"
+# the room is entered past its front door, whose imports (torch) a reader of headers does not need
+_WORKER = """
+import sys, types
+room = types.ModuleType("medmeta.volumes")
+room.__path__ = [sys.argv[1]]
+sys.modules["medmeta.volumes"] = room
+from medmeta.volumes.headers import serve
+serve()
+"""
 
 
 def read_headers(
@@ -64,7 +72,8 @@ def _by_processes(files: Sequence[Path], workers: int) -> Iterator[Found]:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", _WORKER, str(Path(__file__).parent)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def _ask(idle: list[subprocess.Popen[bytes]], batch: Sequence[Path]) -> list[Found]:
