@@ -21,6 +21,15 @@ MANIFEST = "manifest.json"
 FILES = (METADATA, INFERENCE, STATE, SCRIPT, TENSORS, CARD, DATA_LICENCE, LICENCE)
 """Every file of a bundle but the manifest, which lists them."""
 
+DEPTH = (
+    "$min(d for d in range(1, 99) "
+    "if len({tuple(str(p).split('/')[-d:]) for p in @datalist}) == len(@datalist))"
+)
+"""How many folders above it takes, the name included, to tell all cases apart."""
+
+CASE = "$lambda meta, saver: {'subject': '_'.join(str(meta['filename_or_obj']).split('/')[-@depth:])}"
+"""A case is named by its file or folder and those folders above."""
+
 EXPRESSIONS = (
     "$import glob",
     "$import torch",
@@ -30,6 +39,8 @@ EXPRESSIONS = (
     "$@bundle_root + '/models/model.pt'",
     "$sorted(glob.glob(@dataset_dir + '/*'))",
     "$[{'image': path} for path in @datalist]",
+    DEPTH,
+    CASE,
     "$lambda batch: [item['image'].meta for item in batch]",
     "$torch.nn.Sequential(*@layers)",
     "$@network_def.to(@device)",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.bundle import CASE, DEPTH, BundleError
 from medmeta.volumes import Plan
 
 SCHEMA = (
@@ -97,6 +97,7 @@ def inference(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*'))",
+        "depth": DEPTH,
         "layers": [dict(layer) for layer in layers],
         "network_def": "$torch.nn.Sequential(*@layers)",
         "network": "$@network_def.to(@device)",
@@ -172,6 +173,7 @@ def _postprocessing(plan: Plan) -> list[dict[str, Any]]:
             "keys": ["pred"],
             "output_dir": "@output_dir",
             "output_postfix": "seg",
+            "output_name_formatter": CASE,
             "output_ext": ".nii.gz",
             "output_dtype": "uint8",
             "resample": False,

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +46,8 @@ def predict(
 
     Segmenting writes ``OUT/<case>/<case>_seg.nii.gz`` (or ``_seg.dcm``, ``_sr.dcm``, ``.json``): whole-number
     labels on the scan's own grid. Classifying writes ``OUT/<case>/<case>.json`` with the class and every
-    probability. A case is named by its file or folder, by the folders above too where two would share a
-    name. Each case appears when it is whole; one that fails does not stop the others.
+    probability. A case is named by its file or folder, all by the folders above too where two would share
+    a name. Each case appears when it is whole; one that fails does not stop the others.
 
     Args:
         bundle: its folder, or what :func:`medmeta.clinical.load_bundle` gave.
@@ -98,7 +97,7 @@ def name_cases(inputs: Iterable[Input | Sequence[Input]]) -> dict[str, tuple[Pat
 
     Example:
         >>> list(name_cases(["a/scan.nii.gz", "p1/image", "p2/image"]))
-        ['scan', 'p1_image', 'p2_image']
+        ['a_scan', 'p1_image', 'p2_image']
     """
     paths = [(Path(i),) if isinstance(i, (str, os.PathLike)) else tuple(Path(p) for p in i) for i in inputs]
     absolute = [tuple(p.absolute() for p in case) for case in paths]
@@ -108,18 +107,12 @@ def name_cases(inputs: Iterable[Input | Sequence[Input]]) -> dict[str, tuple[Pat
             found=f"{len(paths)} with doubles" if paths else "none",
             cure="Name each scan once.",
         )
-    cases: dict[str, tuple[Path, ...]] = {}
     parts = [_parts(case[0]) for case in absolute]
     for depth in range(1, max(map(len, parts)) + 1):
         named = ["_".join(p[-depth:]) for p in parts]
-        counts = Counter(named)
-        for name, case in zip(named, paths, strict=True):
-            if counts[name] == 1 and case not in cases.values():
-                cases[name] = case
-    if len(cases) != len(paths):
-        raise BundleError("scans that can be told apart by name", found="two alike", cure="Rename one.")
-    order = {case: name for name, case in cases.items()}
-    return {order[case]: case for case in paths}
+        if len(set(named)) == len(paths):
+            return dict(zip(named, paths, strict=True))
+    raise BundleError("scans that can be told apart by name", found="two alike", cure="Rename one.")
 
 
 def _parts(path: Path) -> tuple[str, ...]:

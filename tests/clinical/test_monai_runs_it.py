@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +35,12 @@ def dice(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_masks_on_the_scans_own_grid_agree_with_predict(
     segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    run_bundle(segment_bundle, list(unseen), tmp_path / "monai")
-    results = predict(segment_bundle, unseen, tmp_path / "own")
-    assert [r["ok"] for r in results] == [True, True]
-    for source, result in zip(unseen, results, strict=True):
+    alike = Path(shutil.copytree(unseen[1], tmp_path / "other" / unseen[1].name))
+    scans = [*unseen, alike]  # two folders of one name: neither result may replace the other
+    run_bundle(segment_bundle, scans, tmp_path / "monai")
+    results = predict(segment_bundle, scans, tmp_path / "own")
+    assert [r["ok"] for r in results] == [True, True, True]
+    for source, result in zip(scans, results, strict=True):
         image = load(source)
         own = tmp_path / "own" / result["files"][0]
         theirs = tmp_path / "monai" / result["case"] / f"{result['case']}_seg.nii.gz"
