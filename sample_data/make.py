@@ -284,8 +284,8 @@ def patient(
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Write ``.nii.gz`` whose bytes depend on the content only."""
     image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, 1)
     image.set_qform(affine, 1)
+    image.set_sform(image.get_qform(), 1)  # what the quaternion can hold, so that both say the same
     image.header.set_xyzt_units("mm")
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write(image.to_bytes())
