@@ -40,12 +40,12 @@ SHOTS = (1, 3, 5)
 
 SEGMENT = Recipe(
     task="segmentation",
-    learner="maml",
-    options={"rates": "step", "steps": 3, "adapt_steps": 10},
-    warm=Schedule(steps=400, rate=5e-3),
-    schedule=Schedule(steps=60, rate=1e-3),
+    learner="proto-maml",
+    options={"order": "first", "rate": 0.03, "clip": 1.0},
+    warm=Schedule(steps=300, rate=4e-3),
+    schedule=Schedule(steps=80, rate=2e-3),
     shot=(1, 3),
-    spacing=(2.5, 2.5, 2.5),
+    spacing=(3.0, 3.0, 3.0),
     patch=(32, 32, 32),
 )
 CLASSIFY = Recipe(
@@ -176,10 +176,10 @@ def _segment(
     with clock.part("prepare", f"Reading {len(cohort.volumes)} volumes; held out: {', '.join(held_out)}"):
         store = Store(make_plan(seen, spacing=recipe.spacing, patch=recipe.patch))
         store.fill(cohort.volumes, track=track)
-    with clock.part("train segmenter", "Meta-training the segmenter (MAML)"):
+    with clock.part("train segmenter", "Meta-training the segmenter (Proto-MAML)"):
         run = train(cohort, recipe, out=work / "segmenter", hold_out=held_out, store=store, track=track)
     methods = {
-        "maml": run.learner,
+        "proto-maml": run.learner,
         "pretrain-finetune": _warm(run),
         "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
         "pixel-trees": Trees(seed),
@@ -283,7 +283,7 @@ def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:
     return masks[0]
 
 
-NAMES_SEGMENT = {"maml": "meta-trained segmenter (MAML)", **NAMES}
+NAMES_SEGMENT = {"proto-maml": "meta-trained segmenter (Proto-MAML)", **NAMES}
 NAMES_CLASSIFY = {"prototypical": "meta-trained classifier (prototypes)", **NAMES}
 
 
@@ -301,8 +301,9 @@ def _facts(
         "Held out": f"{', '.join(held_out)}: no volume of theirs was in any training stage",
         "Trained on": f"{', '.join(run.types)} ({len(cohort.patients)} patients in the cohort)",
         "Segmenter": (
-            f"MAML, {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised then {SEGMENT.schedule.steps} "
-            f"outer steps, {options['steps']} inner steps ({options['adapt_steps']} to adapt)"
+            f"first-order Proto-MAML: {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised, then "
+            f"{SEGMENT.schedule.steps} outer steps; {options['steps']} inner steps, "
+            f"{options['adapt_steps']} to adapt"
         ),
         "Classifier": f"prototypes, {CLASSIFY.schedule.steps} outer steps of {CLASSIFY.way}-way episodes",
         "Pre-training baseline": "the segmenter's and classifier's own supervised stage, then fine-tuned",
@@ -335,7 +336,7 @@ def _write(
             "A tumour type never seen before, from a few labelled patients",
             "medmeta quickstart on synthetic patients: a test of the method, not a clinical result",
             [
-                Part(segmented.judged, "maml", NAMES_SEGMENT),
+                Part(segmented.judged, "proto-maml", NAMES_SEGMENT),
                 Part(classified, "prototypical", NAMES_CLASSIFY),
             ],
             facts,

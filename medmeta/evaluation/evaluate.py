@@ -27,7 +27,7 @@ from medmeta.training import Run
 from medmeta.volumes import Cohort, Store
 from medmeta.volumes.progress import Track, silent
 
-SCRATCH: dict[str, Any] = {"steps": 60, "rate": 3e-3}
+SCRATCH: dict[str, Any] = {"steps": 40, "rate": 3e-3}
 """Fine-tuning on the support in the baselines that do."""
 
 NAMES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from medmeta.networks.feature import NetworkError
 
 HOMES = ("monai.", "torch.nn.")
 """Where a network may come from: what a hospital that has only MONAI has, too."""
+PARTS = ("monai.networks.", "torch.nn.")
+"""Where what it is made of must have been defined."""
 
 
 def build(spec: Mapping[str, Any]) -> nn.Module:
@@ -60,8 +63,8 @@ def _check(value: Any) -> None:
             "plain values in a network's specification", found=repr(value), cure="Write the value itself."
         )
     if isinstance(value, Mapping):
-        target = value.get("_target_", "monai.")
-        if not isinstance(target, str) or not target.startswith(HOMES):
+        target = value.get("_target_")
+        if "_target_" in value and not _is_network_part(target):
             raise NetworkError(
                 "a network of MONAI or torch.nn",
                 found=repr(target),
@@ -72,6 +75,20 @@ def _check(value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check(item)
+
+
+def _is_network_part(target: object) -> bool:
+    """Whether MONAI's networks or ``torch.nn`` define what a dotted name means.
+
+    ``monai.utils.os.system`` begins right and is Python's own; ``monai.apps.utils.download`` is no network.
+    """
+    if not isinstance(target, str) or not target.startswith(HOMES):
+        return False
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport:
+        return False
+    return found is None or str(getattr(found, "__module__", "")).startswith(PARTS)
 
 
 def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None = None) -> dict[str, Any]:

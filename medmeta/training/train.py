@@ -287,7 +287,8 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _warm_options(recipe: Recipe, source: TaskSource) -> dict[str, Any]:
-    return {} if recipe.task == "segmentation" else {"classes": source.types}
+    tuned = {"steps": 10}  # better than 30 or 100 on types held out of the synthetic cohort, at 1 and 5 shots
+    return tuned if recipe.task == "segmentation" else {**tuned, "classes": source.types}
 
 
 def _start_from(learner: Learner, warm: Learner) -> None:
