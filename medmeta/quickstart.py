@@ -53,8 +53,7 @@ CLASSIFY = Recipe(
     learner="prototypical",
     schedule=Schedule(steps=150, meta_batch=2, rate=3e-3),
     warm=Schedule(steps=100, rate=3e-3),
-    way=1,
-    against="rest",
+    way=4,
     shot=(1, 5),
 )
 

@@ -110,8 +110,7 @@ def train(
         plan = make_plan(
             volumes, spacing=recipe.spacing, patch=recipe.patch, whole=recipe.task == "classification"
         )
-        salt = f"seed {recipe.seed}" if ranks.world > 1 else None  # ranks must agree on the keys
-        store = Store(plan, cache, salt=salt)
+        store = Store(plan, cache, salt=_salt(folder, recipe, resume, ranks))
         store.fill((*volumes, *validation), track=track)
     source = TaskSource(
         volumes,
@@ -238,6 +237,13 @@ def split(
     return hold_out_types(volumes, recipe.validate_on, generator_of(recipe.seed, 3), share=0.3)
 
 
+def _salt(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> str | None:
+    """The secret of the patient keys: an earlier one when going on, one that ranks agree on, or fresh."""
+    if resume:
+        return str(read_config(folder)["salt"])
+    return f"seed {recipe.seed}" if ranks.world > 1 else None
+
+
 def _claim(folder: Path, resume: bool, ranks: Ranks) -> None:
     """Make the folder; one that exists is never written over."""
     if ranks.rank == 0:
@@ -288,7 +294,11 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 def _warm_options(recipe: Recipe, source: TaskSource) -> dict[str, Any]:
     tuned = {"steps": 10}  # better than 30 or 100 on types held out of the synthetic cohort, at 1 and 5 shots
-    return tuned if recipe.task == "segmentation" else {**tuned, "classes": source.types}
+    return (
+        tuned
+        if recipe.task == "segmentation"
+        else {**tuned, "classes": (*((recipe.against,) if recipe.against else ()), *source.types)}
+    )
 
 
 def _start_from(learner: Learner, warm: Learner) -> None:

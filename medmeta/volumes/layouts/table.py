@@ -94,7 +94,7 @@ def _columns(header: list[str]) -> dict[str, int]:
 
 
 def _add(listing: Listing, row: dict[str, str], root: Path, number: int) -> None:
-    if not row["image"]:
+    if not row["image"].strip("; "):
         listing.problems.append(f"row {number}: no image")
         return
     image = tuple(root / part.strip() for part in row["image"].split(";") if part.strip())
