@@ -53,8 +53,10 @@ CLASSIFY = Recipe(
     learner="prototypical",
     schedule=Schedule(steps=150, meta_batch=2, rate=3e-3),
     warm=Schedule(steps=100, rate=3e-3),
-    way=4,
-    shot=(1, 5),
+    way=3,
+    shot=(1, 3),
+    query=1,
+    patch=(32, 32, 32),
 )
 
 
@@ -203,7 +205,7 @@ def _classify(
     with clock.part("train classifier", "Meta-training the classifier (prototypes)"):
         recipe = replace(CLASSIFY, seed=seed)
         seen, _ = split(cohort, recipe, held_out)
-        store = Store(make_plan(seen, whole=True))
+        store = Store(make_plan(seen, whole=True, patch=recipe.patch))
         store.fill(cohort.volumes, track=track)
         run = train(cohort, recipe, out=work / "classifier", hold_out=held_out, store=store, track=track)
     methods = {
