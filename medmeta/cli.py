@@ -35,6 +35,11 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
+def _below(path: Path, root: Path) -> Path:
+    """A path as seen from its cohort's folder, where it lies below it."""
+    return path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+
+
 def _version(show: bool) -> None:
     if show:
         from medmeta import __version__
@@ -151,10 +156,16 @@ def inspect(
     from medmeta.volumes import inspect as look
 
     if leaks:
-        found = find_leaks([open_cohort(p) for p in path], track=_Bar())
+        cohorts = [open_cohort(p) for p in path]
+        found = find_leaks(cohorts, track=_Bar())
         for leak in found:
-            typer.echo(str(leak))
-        raise typer.Exit(int(bool(found)))
+            files = [
+                _below(cohorts[c].volumes[v].image[0], cohorts[c].root) for c, v in (leak.first, leak.second)
+            ]
+            typer.echo(f"{leak}: {files[0]} and {files[1]}")
+        for problem in found.problems:
+            _log.print(_plain(problem), soft_wrap=True, highlight=False)
+        raise typer.Exit(int(bool(found) or bool(found.problems)))
     entries = [entry for p in path for entry in look(p, track=_Bar())]
     if as_json:
         typer.echo(json.dumps(entries, indent=1))

@@ -30,7 +30,7 @@ def answer(judged: Judged, ours: str, names: Mapping[str, str]) -> list[str]:
                 continue
             best = max(scores, key=lambda m: scores[m].mean or 0.0)
             parts.append(_one(shot, best, scores, ours, names, label))
-        said.append(f"{tumour}: " + " ".join(parts))
+        said.append(f"{tumour}. " + " ".join(parts))
     return said
 
 
@@ -38,7 +38,7 @@ def _one(
     shot: str, best: str, scores: Mapping[str, Interval], ours: str, names: Mapping[str, str], label: str
 ) -> str:
     won = scores[best]
-    text = f"with {shot} labelled patient{'s' if shot != '1' else ''} the {names[best]} is best"
+    text = f"With {shot} labelled patient{'s' if shot != '1' else ''} the {names[best]} is best"
     text += f" ({label} {won.mean:.2f}, 95 % interval {_range(won)})"
     if best != ours and ours in scores:
         mine = scores[ours]
