@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -89,6 +90,8 @@ def main() -> NoReturn:
     """Run the command line; exit codes as in the README: 0 done, 1 with findings, 2 refused, 143 stopped."""
     arguments = spread(sys.argv[1:])
     debug = "--debug" in arguments
+    for category in (FutureWarning, DeprecationWarning):  # of MONAI and torch: nothing a user can act on
+        warnings.filterwarnings("ignore", category=category)
     try:
         app(args=[word for word in arguments if word != "--debug"], prog_name="medmeta", standalone_mode=True)
     except MedmetaError as error:
