@@ -40,10 +40,10 @@ SHOTS = (1, 3, 5)
 
 SEGMENT = Recipe(
     task="segmentation",
-    learner="proto-maml",
-    options={"order": "first", "rate": 0.03, "clip": 1.0},
-    warm=Schedule(steps=300, rate=4e-3),
-    schedule=Schedule(steps=80, rate=2e-3),
+    learner="maml",
+    options={"rates": "step", "steps": 3},
+    warm=Schedule(steps=350, rate=4e-3),
+    schedule=Schedule(steps=50, rate=1e-3),
     shot=(1, 3),
     spacing=(3.0, 3.0, 3.0),
     patch=(32, 32, 32),
@@ -177,10 +177,10 @@ def _segment(
     with clock.part("prepare", f"Reading {len(cohort.volumes)} volumes; held out: {', '.join(held_out)}"):
         store = Store(make_plan(seen, spacing=recipe.spacing, patch=recipe.patch))
         store.fill(cohort.volumes, track=track)
-    with clock.part("train segmenter", "Meta-training the segmenter (Proto-MAML)"):
+    with clock.part("train segmenter", "Meta-training the segmenter (MAML)"):
         run = train(cohort, recipe, out=work / "segmenter", hold_out=held_out, store=store, track=track)
     methods = {
-        "proto-maml": run.learner,
+        "maml": run.learner,
         "pretrain-finetune": _warm(run),
         "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
         "pixel-trees": Trees(seed),
@@ -284,7 +284,7 @@ def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:
     return masks[0]
 
 
-NAMES_SEGMENT = {"proto-maml": "meta-trained segmenter (Proto-MAML)", **NAMES}
+NAMES_SEGMENT = {"maml": "meta-trained segmenter (MAML)", **NAMES}
 NAMES_CLASSIFY = {"prototypical": "meta-trained classifier (prototypes)", **NAMES}
 
 
@@ -302,9 +302,9 @@ def _facts(
         "Held out": f"{', '.join(held_out)}: no volume of theirs was in any training stage",
         "Trained on": f"{', '.join(run.types)} ({len(cohort.patients)} patients in the cohort)",
         "Segmenter": (
-            f"first-order Proto-MAML: {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised, then "
+            f"second-order MAML: {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised, then "
             f"{SEGMENT.schedule.steps} outer steps; {options['steps']} inner steps, "
-            f"{options['adapt_steps']} to adapt"
+            f"{options['adapt_steps'] or options['steps']} to adapt"
         ),
         "Classifier": f"prototypes, {CLASSIFY.schedule.steps} outer steps of {CLASSIFY.way}-way episodes",
         "Pre-training baseline": "the segmenter's and classifier's own supervised stage, then fine-tuned",
@@ -337,7 +337,7 @@ def _write(
             "A tumour type never seen before, from a few labelled patients",
             "medmeta quickstart on synthetic patients: a test of the method, not a clinical result",
             [
-                Part(segmented.judged, "proto-maml", NAMES_SEGMENT),
+                Part(segmented.judged, "maml", NAMES_SEGMENT),
                 Part(classified, "prototypical", NAMES_CLASSIFY),
             ],
             facts,
