@@ -75,7 +75,11 @@ except RunError as error:
 
 def script(text: str, file: Path) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text, str(file)], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", text, str(file)],
+        capture_output=True,
+        timeout=300,
+        text=True,
+        check=True,
     )
     return done.stdout.splitlines()
 

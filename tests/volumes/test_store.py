@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import resource
-import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,6 @@ from safetensors.torch import load_file
 
 from medmeta.volumes import CohortError, Plan, Store, StoreError, Volume, VolumeError
 from medmeta.volumes import store as store_module
-
-# Python 3.12 warns of forking beside threads; the children here touch none of the parent's
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 PLAN = Plan(3, (2.0, 1.0, 1.0), (8, 8, 8), 1)
 
@@ -179,32 +175,47 @@ def test_no_room_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.Monk
     assert entries(tmp_path / "out") == []
 
 
-def _fill_under_a_limit(folder: Path, out: Path) -> None:
-    """In a process whose files may not grow beyond 1 kB, as on a disk that is full."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    v = volume(folder, "p")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    try:
-        Store(PLAN, out, salt="s").read(v)
-    except StoreError as error:
-        os._exit(7 if "nothing is left half-written" in str(error) else 1)
-    os._exit(0)
+# a program of its own: a fork of this one could inherit a lock that a thread holds, and wait for ever
+FILL = """
+import sys
+import torch
+from pathlib import Path
+from medmeta.volumes import Plan, Store, Volume
+
+torch.set_num_threads(1)
+folder, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+plan = Plan(3, (2.0, 1.0, 1.0), (8, 8, 8), 1)
+volumes = [
+    Volume(f"p{i}", (folder / f"p{i}.nii.gz",), folder / f"p{i}_m.nii.gz", "glioma") for i in range(count)
+]
+"""
+ALL = FILL + "Store(plan, out, salt='s').fill(volumes, workers=1)"
+# files that may not grow beyond 1 kB, as on a disk that is full
+LIMITED = (
+    FILL
+    + """
+import resource, signal
+from medmeta.volumes import StoreError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    Store(plan, out, salt='s').read(volumes[0])
+except StoreError as error:
+    sys.exit(7 if "nothing is left half-written" in str(error) else str(error))
+"""
+)
+
+
+def program(text: str, folder: Path, count: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", text, str(folder / "in"), str(folder / "out"), str(count)]
+    return subprocess.Popen(command)
 
 
 def test_a_disk_that_fills_leaves_nothing_half_written(tmp_path: Path) -> None:
-    child = multiprocessing.get_context("fork").Process(
-        target=_fill_under_a_limit, args=(tmp_path / "in", tmp_path / "out")
-    )
-    child.start()
-    child.join(60)
-    assert child.exitcode == 7
+    volume(tmp_path / "in", "p0")
+    assert program(LIMITED, tmp_path, 1).wait(120) == 7
     assert [p.name for p in (tmp_path / "out").iterdir() if p.name != ".lock"] == []
-
-
-def _fill(folder: Path, out: Path, count: int) -> None:
-    torch.set_num_threads(1)
-    Store(PLAN, out, salt="s").fill([volume_of(folder, i) for i in range(count)], workers=1)
-    os._exit(0)
 
 
 def volume_of(folder: Path, i: int) -> Volume:
@@ -214,13 +225,8 @@ def volume_of(folder: Path, i: int) -> Volume:
 def test_several_processes_fill_one_folder(tmp_path: Path) -> None:
     for i in range(8):
         volume(tmp_path / "in", f"p{i}", seed=i)
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=_fill, args=(tmp_path / "in", tmp_path / "out", 8)) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-    assert [c.exitcode for c in children] == [0, 0, 0]
+    children = [program(ALL, tmp_path, 8) for _ in range(3)]
+    assert [child.wait(180) for child in children] == [0, 0, 0]
     store, memory = Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s")
     assert all(same(store, memory, volume_of(tmp_path / "in", i)) for i in range(8))
     assert len(entries(tmp_path / "out")) == 16
@@ -230,15 +236,12 @@ def test_several_processes_fill_one_folder(tmp_path: Path) -> None:
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     for i in range(8):
         volume(tmp_path / "in", f"p{i}", seed=i, size=40)
-    child = multiprocessing.get_context("fork").Process(
-        target=_fill, args=(tmp_path / "in", tmp_path / "out", 8)
-    )
-    child.start()
-    deadline = time.monotonic() + 60
+    child = program(ALL, tmp_path, 8)
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list((tmp_path / "out").glob("*.image"))) < 2:
         time.sleep(0.01)
     child.kill()
-    child.join()
+    child.wait(60)
     store, memory = Store(PLAN, tmp_path / "out", salt="s"), Store(PLAN, salt="s")
     assert all(same(store, memory, volume_of(tmp_path / "in", i)) for i in range(8))
 
