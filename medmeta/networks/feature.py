@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class NetworkError(MedmetaError):
     """A network that cannot be built, or that does not keep the shape law."""
 
 
-def features(output: Tensor | Sequence[Tensor], voxel: tuple[int, ...], *, dense: bool) -> Feature:
+def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: bool) -> Feature:
     """Read a backbone's output as features by the shape law.
 
     Args:
