@@ -256,7 +256,7 @@ def trained(name: str, way: int, minutes: float, data: Data, folder: Path, show:
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: a third of a step's time went into pages given back and asked for again."""
+    """Have glibc keep freed memory: pages given back and asked for again took a fifth of a step."""
     options = {-4: 0, -1: 2**31 - 1, -2: 2**28}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for option, value in options.items() if mallopt else ():
