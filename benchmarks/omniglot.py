@@ -234,24 +234,25 @@ def trained(name: str, way: int, minutes: float, data: Data, folder: Path, show:
     keeper = Folder(folder)
     plan = folder / "plan.json"
     if plan.is_file():
-        steps = json.loads(plan.read_text())["steps"]
+        planned = json.loads(plan.read_text())
     else:
         steps = max(4, int(60 * minutes / seconds_a_step(learner, source, recipe)))
+        planned = {"steps": steps, "recipe": asdict(recipe), "minutes": 0.0}
         folder.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"steps": steps, "recipe": asdict(recipe)}))
+        plan.write_text(json.dumps(planned))
+    steps = planned["steps"]
     schedule = Schedule(steps, recipe.meta_batch, recipe.rate, save_every=max(1, steps // 20))
     assert isinstance(learner, nn.Module)
     optimiser = torch.optim.Adam(learner.parameters(), recipe.rate)
     progress = keeper.restore(learner, optimiser) if (folder / "last.safetensors").is_file() else None
-    meta_train(
-        learner,
-        source,
-        schedule,
-        keeper=keeper,
-        optimiser=optimiser,
-        progress=progress,
-        track=bar(f"{name} {way or ''}", show),
-    )
+    began, shown = time.process_time(), bar(f"{name} {way or ''}", show)
+    try:
+        meta_train(
+            learner, source, schedule, keeper=keeper, optimiser=optimiser, progress=progress, track=shown
+        )
+    finally:
+        planned["minutes"] += (time.process_time() - began) / 60
+        plan.write_text(json.dumps(planned))
     return learner
 
 
@@ -332,7 +333,7 @@ def read(folder: Path) -> Data:
 
 def row(name: str, data: Data, arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """All settings of one learner, or of a floor."""
-    began, show = time.process_time(), sys.stderr.isatty()
+    show, spent = sys.stderr.isatty(), 0.0
     scores: dict[str, dict[str, float]] = {}
     learners: dict[int, Learner] = {}
     floor = name in FLOORS
@@ -347,12 +348,14 @@ def row(name: str, data: Data, arguments: argparse.Namespace, work: Path) -> dic
                 minutes = arguments.minutes / (2 if fixed else 1)
                 folder = work / (f"{name}-{way}" if fixed else name)
                 learners[key] = trained(name, way if fixed else 0, minutes, data, folder, show)
+                plan = folder / "plan.json"
+                spent += json.loads(plan.read_text())["minutes"] if plan.is_file() else 0.0
         learner = learners[key]
         if name.startswith(("pretrain", "finetune")):
             tasks = Characters(*data.validation, (way,), (shot,), QUERY, moved=False, seed=3)
             learner = tune_rates(learner, [tasks[i] for i in range(2 if arguments.quick else 8)])
         scores[f"{way}-way {shot}-shot"] = judged(learner, data, way, shot, arguments.episodes, show)
-    return {"scores": scores, "minutes": (time.process_time() - began) / 60}
+    return {"scores": scores, "minutes": spent}
 
 
 def table(rows: dict[str, dict[str, Any]], episodes: int) -> Table:
@@ -361,7 +364,7 @@ def table(rows: dict[str, dict[str, Any]], episodes: int) -> Table:
     shown.add_column("learner")
     for way, shot in SETTINGS:
         shown.add_column(f"{way}w{shot}s", justify="right")
-    shown.add_column("CPU min", justify="right")
+    shown.add_column("training, CPU min", justify="right")
     for name, found in rows.items():
         cells = [f"{s['mean']:.1f} ± {(s['high'] - s['low']) / 2:.1f}" for s in found["scores"].values()]
         shown.add_row(name, *cells, f"{found['minutes']:.1f}")
