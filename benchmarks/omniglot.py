@@ -68,28 +68,35 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-_STEPS = Recipe(ways=(5, 20), fixed=True, meta_batch=2, rate=1e-3, options={"rate": 0.1, "steps": 3})
+_ZEROS: dict[str, Any] = {"head": "zeros", "way": None}
+"""A head that starts at zero takes any number of classes (a learnt one has the classes of each episode in
+another order anyway), so training may take the more classes that teach more."""
+_STEPS = Recipe(shots=(1,), options={**_ZEROS, "rate": 0.1, "steps": 2})
 _BASELINE = Recipe(ways=(40,), shots=(1,), query=2)
 RECIPES: dict[str, Recipe] = {
     # more classes in training than in the test: Snell et al. 2017, section 3.1
     "prototypical": Recipe(ways=(60,), shots=(1,), query=3),
-    "ridge": Recipe(ways=(40,), shots=(1, 5)),
+    "ridge": Recipe(ways=(40,), shots=(1,)),
     "refined-ridge": Recipe(ways=(20,), shots=(1, 5)),
     "local-prototype": Recipe(ways=(60,), shots=(1,)),
     "matching": Recipe(ways=(40,), shots=(1,)),
     "relation": Recipe(shots=(1,), rate=1e-3),
     "siamese": Recipe(shots=(1,)),
     "mann": Recipe(ways=(5, 20), shots=(1,), fixed=True, rate=1e-3),
-    "proto-maml": Recipe(ways=(5, 20), shots=(1,), options={"rate": 0.05, "steps": 2}),
-    "reptile": Recipe(
-        ways=(5, 20),
-        fixed=True,
-        meta_batch=2,
-        rate=1e-3,
-        options={"rate": 0.05, "steps": 5, "adapt_steps": 20},
+    "proto-maml": Recipe(
+        ways=(5, 20, 20), shots=(1, 1, 1, 5), options={"rate": 0.05, "steps": 2, "adapt_steps": 2}
     ),
-    "imaml": Recipe(ways=(5, 20), fixed=True, meta_batch=2, rate=1e-3, options={"rate": 0.05}),
-    "meta-sgd": Recipe(ways=(5, 20), fixed=True, meta_batch=2, rate=1e-3, options={"rate": 0.05, "steps": 1}),
+    # one step from a head of zeros moves the head alone: the slope of the layers below is zero there
+    "maml": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
+    "fomaml": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
+    "reptile": Recipe(
+        ways=(10,),
+        shots=(5,),
+        query=5,
+        rate=1e-3,
+        options={**_ZEROS, "rate": 0.05, "steps": 5, "adapt_steps": 10},
+    ),
+    "imaml": Recipe(ways=(5, 20), shots=(1,), rate=1e-3, options={**_ZEROS, "rate": 0.05}),
     "pretrain-linear": _BASELINE,
     "pretrain-finetune": _BASELINE,
 }
