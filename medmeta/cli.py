@@ -150,6 +150,15 @@ def quickstart(
 def inspect(
     path: Annotated[list[Path], typer.Argument(help="A folder, file or zip; with --leaks, cohorts.")],
     as_json: Json = False,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Only this SeriesInstanceUID or key of the table.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option("--modality", help="Only the DICOM series of it: CT, MR, PT …")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", help="Only where it is found in SeriesDescription (regex).")
+    ] = None,
     leaks: Annotated[
         bool, typer.Option("--leaks", help="Look for one patient under two keys or in two cohorts.")
     ] = False,
@@ -169,7 +178,8 @@ def inspect(
         for problem in found.problems:
             _log.print(_plain(problem), soft_wrap=True, highlight=False)
         raise typer.Exit(int(bool(found) or bool(found.problems)))
-    entries = [entry for p in path for entry in look(p, track=_Bar())]
+    chosen: dict[str, Any] = {"series": series, "modality": modality, "description": description}
+    entries = [entry for p in path for entry in look(p, **chosen, track=_Bar())]
     if as_json:
         typer.echo(json.dumps(entries, indent=1))
     else:
@@ -178,29 +188,58 @@ def inspect(
 
 
 def _show(entries: list[dict[str, Any]]) -> None:
-    """A table of what was found, and the problems below it."""
+    """A table of what was found, and the problems below it; what no volume has takes no column."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "volume", "patient", "modality", "shape", "spacing mm", "orientation", "labels"):
-        table.add_column(heading, overflow="fold")
+    columns: dict[str, list[str]] = {
+        "": ["[green]ok[/]" if e["ok"] else f"[red]{e['code']}[/]" for e in entries],
+        "volume": [_plain(e["path"]) for e in entries],
+        "series": ["\n".join(filter(None, (e["series"], f"{e['modality']} {e['unit']}"))) for e in entries],
+        "patient": [e["patient"][:8] for e in entries],
+        "voxels, mm": ["×".join(map(str, e["shape"])) + _sizes(e["spacing_mm"]) for e in entries],
+        "labels": [_plain(_labels(e)) for e in entries],
+    }
+    shown = {heading: cells for heading, cells in columns.items() if any(map(str.strip, cells))}
+    console = Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, width in _widths(shown, console.width).items():
+        table.add_column(heading, width=width, overflow="fold")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    console.print(table)
     for e in entries:
-        sizes = e.get("labels_ml") or {}
-        labels = ", ".join(f"{k}: {n} ({sizes.get(k, 0):.1f} mL)" for k, n in (e["labels"] or {}).items())
-        table.add_row(
-            "[green]ok[/]" if e["ok"] else f"[red]{e['code']}[/]",
-            _plain(e["path"]),
-            (e["patient"] or "")[:8],
-            e["modality"] or "",
-            "×".join(map(str, e["shape"] or ())),
-            "×".join(f"{s:.2f}" for s in e["spacing_mm"] or ()),
-            e.get("orientation") or "",
-            _plain(labels),
-        )
-    Console().print(table)
-    for e in entries:
-        for text in ([] if e["ok"] else [e["message"]]) + list(e["warnings"] or ()):
+        for text in ([] if e["ok"] else [e["message"]]) + list(e["warnings"]):
             _log.print(f"{_plain(e['path'])}: {_plain(text)}", soft_wrap=True, highlight=False)
+
+
+def _widths(columns: dict[str, list[str]], total: int) -> dict[str, int]:
+    """Each column as wide as it is, but paths and labels, which share what is left and are folded."""
+    from rich.text import Text
+
+    widths = {
+        heading: max(
+            len(line) for cell in (heading, *cells) for line in Text.from_markup(cell).plain.split("\n")
+        )
+        for heading, cells in columns.items()
+    }
+    left = total - sum(width + 2 for heading, width in widths.items() if heading not in ("volume", "labels"))
+    labels = min(widths.get("labels", -2), max(12, left // 2))
+    widths["volume"] = min(widths["volume"], max(16, left - labels - 4))
+    return widths | ({"labels": labels} if "labels" in widths else {})
+
+
+def _sizes(millimetres: list[float]) -> str:
+    """Voxel sizes on a line of their own."""
+    return "\n" + "×".join(f"{size:.3g}" for size in millimetres) if millimetres else ""
+
+
+def _labels(entry: dict[str, Any]) -> str:
+    """Each label with its size, in millilitres where a voxel's is known."""
+    sizes = entry["labels_ml"]
+    return ", ".join(
+        f"{name}: {sizes[name]:.3g} mL" if name in sizes else f"{name}: {count} voxels"
+        for name, count in entry["labels"].items()
+    )
 
 
 @app.command()

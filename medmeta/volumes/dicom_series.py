@@ -105,49 +105,71 @@ def find_series(folder: Path) -> list[Series]:
     return group(h for h in map(read_header, dicom_files(files_below(folder))) if h is not None)
 
 
-def choose(
-    series: Sequence[Series],
-    where: Path,
-    *,
-    key: str | None = None,
-    modality: str | None = None,
-    description: str | None = None,
-) -> Series:
-    """The one series that fits.
+@dataclass(frozen=True)
+class Choice:
+    """What an image series must be to be taken; None leaves a question open.
 
     Args:
-        series: what there is.
-        where: where it was found, for the refusal.
         key: SeriesInstanceUID or the short key that ``inspect`` shows.
         modality: ``"CT"``, ``"MR"`` …
         description: a regular expression found in SeriesDescription, small and capital letters alike.
 
     Raises:
+        VolumeError: where the description is no regular expression.
+    """
+
+    key: str | None = None
+    modality: str | None = None
+    description: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.description or "")
+        except re.error:
+            found = "a pattern that is no regular expression"
+            raise VolumeError("no-such-series", found=found, cure="Correct description=.") from None
+
+    def __bool__(self) -> bool:
+        return any(asked is not None for asked in (self.key, self.modality, self.description))
+
+    def fits(self, one: Series) -> bool:
+        """Whether a series is one of those asked for."""
+        header = one.headers[0]
+        if self.key is not None and self.key not in (one.uid, one.key):
+            return False
+        if self.modality is not None and header.modality != self.modality.upper():
+            return False
+        pattern = self.description or ""
+        return re.search(pattern, header.description, re.IGNORECASE) is not None
+
+
+_ANY = Choice()
+
+
+def listed(images: Sequence[Series]) -> str:
+    """What there is to choose from, by keys and kinds: descriptions are free text, so not for an error."""
+    shown = (f"{one.key} ({one.headers[0].modality} {len(one.headers)} files)" for one in images[:8])
+    return ", ".join(shown) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
+
+
+def choose(series: Sequence[Series], where: Path, choice: Choice = _ANY) -> Series:
+    """The one image series that fits.
+
+    Args:
+        series: what there is.
+        where: where it was found, for the refusal.
+        choice: what was asked for.
+
+    Raises:
         VolumeError: where none or several do.
     """
     images = [one for one in series if not one.is_mask]
-    fitting = [one for one in images if _fits(one, key, modality, description)]
+    fitting = [one for one in images if choice.fits(one)]
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(
-        f"{one.key} ({one.headers[0].modality} {len(one.headers)} files)" for one in images[:8]
-    )
-    more = f" and {len(images) - 8} more" if len(images) > 8 else ""
     if len(fitting) > 1:
-        raise VolumeError("several-volumes", found=f"{len(fitting)} series: {listed}{more}", where=where)
+        found = f"{len(fitting)} series: {listed(fitting)}"
+        raise VolumeError("several-volumes", found=found, where=where)
     if images:
-        raise VolumeError("no-such-series", found=f"the series {listed}{more}", where=where)
+        raise VolumeError("no-such-series", found=f"the series {listed(images)}", where=where)
     raise VolumeError("not-a-volume", found="no DICOM image", where=where)
-
-
-def _fits(one: Series, key: str | None, modality: str | None, description: str | None) -> bool:
-    header = one.headers[0]
-    if key is not None and key not in (one.uid, one.key):
-        return False
-    if modality is not None and header.modality != modality.upper():
-        return False
-    try:
-        return description is None or re.search(description, header.description, re.IGNORECASE) is not None
-    except re.error:
-        found = "a pattern that is no regular expression"
-        raise VolumeError("no-such-series", found=found, cure="Correct description=.") from None

@@ -26,7 +26,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Unpack it yourself after looking into it.",
     ),
     "several-volumes": ("one volume", "Choose one with series=, modality= or description=."),
-    "no-such-series": ("a series of that key", "Run medmeta inspect to list the series."),
+    "no-such-series": (
+        "a series of that key, modality or description",
+        "Choose one that medmeta inspect lists.",
+    ),
     # DICOM: what is in the series
     "not-an-image": ("a DICOM image of slices", "Name the image series."),
     "mixed-series": ("one image in one series", "Split the series at its source."),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medmeta.volumes.archive import unpacked
 from medmeta.volumes.cohort import patient_key
 from medmeta.volumes.dicom_header import Header
-from medmeta.volumes.dicom_series import Series, dicom_files, files_below, group
+from medmeta.volumes.dicom_series import Choice, Series, dicom_files, files_below, group, listed
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
 from medmeta.volumes.keys import process_key
@@ -107,6 +107,9 @@ def _orientation(affine: NDArray[np.float64]) -> str:
 def inspect(
     path: str | Path,
     *,
+    series: str | None = None,
+    modality: str | None = None,
+    description: str | None = None,
     salt: str | None = None,
     workers: int | None = None,
     track: Track = silent,
@@ -118,6 +121,9 @@ def inspect(
 
     Args:
         path: a folder, or a file of any kind that ``load`` reads.
+        series: SeriesInstanceUID, or the short key of an earlier call: list that series alone.
+        modality: ``"CT"``, ``"MR"`` …: list the DICOM series of it alone.
+        description: list the DICOM series alone in whose SeriesDescription this regular expression is found.
         salt: what patient keys are hashed with; None takes a fresh one, so that keys of two calls differ.
         workers: processes for headers, threads for files; None takes the cores there are.
         track: ``track(items, description=, total=)`` gives the items and shows progress.
@@ -128,7 +134,8 @@ def inspect(
         ``orientation``, ``labels_ml``, ``series``.
 
     Raises:
-        VolumeError: where there is nothing at the path, or nothing that could be a volume.
+        VolumeError: where there is nothing at the path, nothing that could be a volume, or no series of
+            those asked for.
 
     Example:
         >>> import tempfile, nibabel
@@ -140,13 +147,18 @@ def inspect(
         [('a.nii.gz', {'1': 1000}, {'1': 1.0})]
     """
     path = Path(path)
+    choice = Choice(series, modality, description)
     if not path.exists():
         raise VolumeError("not-found", found="nothing", where=path)
     salt = salt or secrets.token_hex(16)
     workers = workers or min(8, os.cpu_count() or 1)
     root = path if path.is_dir() else path.parent
     files = list(files_below(path)) if path.is_dir() else [path]
-    entries = _below(files, root, _Call(salt, workers, track))
+    call = _Call(salt, workers, track, choice)
+    entries = _below(files, root, call)
+    if choice and not any(map(choice.fits, call.seen)):
+        there = f"the series {listed(call.seen)}" if call.seen else "no DICOM series"
+        raise VolumeError("no-such-series", found=there, where=path)
     if not entries:
         raise VolumeError("not-a-volume", found="no image", where=path)
     return [_json(entry) for entry in sorted(entries, key=lambda entry: (entry.path, entry.series))]
@@ -157,6 +169,8 @@ class _Call:
     salt: str
     workers: int
     track: Track
+    choice: Choice
+    seen: list[Series] = field(default_factory=list)  # every image series, chosen or not
 
     def patient(self, raw: str) -> str:
         return patient_key(raw, self.salt) if raw else ""
@@ -171,9 +185,9 @@ def _json(entry: Entry) -> dict[str, Any]:
 
 
 def _below(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
-    other = [file for file in files if suffix(file) in READERS]
     entries = _dicom(list(dicom_files(files)), root, call)
-    entries += _others(other, root, call)
+    if not call.choice:  # a choice is one among DICOM series
+        entries += _others([file for file in files if suffix(file) in READERS], root, call)
     for file in files:
         if suffix(file) == ".zip":
             entries += _zip(file, root, call)
@@ -208,13 +222,17 @@ def _dicom(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
         elif found is not None:
             headers.append(found)
     series = group(headers)
-    images = [_Image.of(one, root, call) for one in series if not one.is_mask]
+    there = [one for one in series if not one.is_mask]
+    call.seen.extend(there)
+    images = [_Image.of(one, root, call) for one in there if call.choice.fits(one)]
     for number, image in enumerate(images):
         if any(header.path.parent in unread for header in image.series.headers):
             images[number] = replace(
                 image, entry=image.entry.warned("a file beside it cannot be read: slices may be missing")
             )
     masks = [header for one in series for header in one.headers if header.is_mask]
+    if call.choice:
+        masks = [header for header in masks if _image_of(header, images) is not None]
     for header in call.track(masks, description="counting labels", total=len(masks)) if masks else ():
         entries += _mask(header, images, root, call)
     return entries + [image.entry for image in images]

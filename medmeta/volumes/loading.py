@@ -14,7 +14,7 @@ from medmeta.volumes import masks, seg
 from medmeta.volumes.archive import unpacked
 from medmeta.volumes.dicom_header import RTSTRUCT, Header, is_dicom, read_header
 from medmeta.volumes.dicom_read import read_stack
-from medmeta.volumes.dicom_series import Series, choose, files_below, find_series, group
+from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, group
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.metaimage import read_metaimage
@@ -94,14 +94,14 @@ def read(
 ) -> Scan:
     """As ``load``, giving a ``Scan`` of NumPy arrays with its warnings; see there."""
     path = Path(path)
+    choice = Choice(series, modality, description)
     if not path.exists():
         raise VolumeError("not-found", found="nothing", where=path)
-    options = {"key": series, "modality": modality, "description": description}
     if path.is_dir():
-        return _folder(path, path, options, max_voxels)
+        return _folder(path, path, choice, max_voxels)
     if path.name.lower().endswith(".zip"):
         with unpacked(path) as folder:
-            return _folder(folder, path, options, max_voxels)
+            return _folder(folder, path, choice, max_voxels)
     if suffix(path) in READERS:
         return read_file(path, max_voxels=max_voxels)
     if not is_dicom(path):
@@ -141,7 +141,7 @@ def _one(path: Path) -> Series:
     return Series(header.series, (header,))
 
 
-def _folder(folder: Path, named: Path, options: dict[str, str | None], max_voxels: int) -> Scan:
+def _folder(folder: Path, named: Path, choice: Choice, max_voxels: int) -> Scan:
     """A folder of DICOM, or of one file of another kind."""
     found = find_series(folder)
     if not found:
@@ -153,7 +153,7 @@ def _folder(folder: Path, named: Path, options: dict[str, str | None], max_voxel
                 "several-volumes", found=f"{len(others)} files", where=named, cure="Name one of the files."
             )
         raise VolumeError("not-a-volume", found="no image", where=named)
-    chosen = choose(found, named, **options)
+    chosen = choose(found, named, choice)
     return read_stack(preflight(chosen.headers), max_voxels=max_voxels)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from medmeta.cli import app
 from medmeta.volumes import VolumeError, inspect, load
 from tests.volumes.phantoms import MR, PET, SECRETS, affine, classic, enhanced, save, voxels
 from tests.volumes.test_dicom_masks import SHAPE, mask, source, square, structures, write
@@ -241,3 +242,68 @@ def test_the_real_volumes(shared_data: Path) -> None:
     assert found["brain_rois/brain1_image.nii.gz"]["labels"] == {"1": 4137}
     assert len(found["nc/chaos_t2/imagesTr/chaos_01.nii.gz"]["labels"]) == 4
     assert not [path for path in found if "label" in path.lower() or "_seg" in path]
+
+
+def study(folder: Path) -> Path:
+    """A CT with its SEG, a T2 MR, a PET without description, and a NIfTI."""
+    _, made = source(folder / "study")
+    write(made, mask(), folder / "study" / "seg.dcm")
+    for name, modality, sop_class, said in (("a", "MR", MR, "Ax T2 FLAIR"), ("b", "PT", PET, "")):
+        slices = classic(voxels(SHAPE), sop_class=sop_class, modality=modality)
+        for ds in slices:
+            ds.SeriesDescription = said
+        save(slices, folder / "study" / name)
+    nifti(folder / "other" / "c.nii.gz", np.zeros((4, 5, 6), np.int16))
+    return folder
+
+
+def test_series_are_chosen(tmp_path: Path) -> None:
+    folder = study(tmp_path)
+    every = {entry["path"]: entry for entry in inspect(folder)}
+    assert sorted(every) == ["other/c.nii.gz", "study/a", "study/b", "study/image"]
+    for asked, path in (
+        ({"modality": "mr"}, "study/a"),
+        ({"description": "t2.*flair"}, "study/a"),
+        ({"series": every["study/b"]["series"]}, "study/b"),
+        ({"modality": "CT", "description": "phantom"}, "study/image"),
+    ):
+        (found,) = inspect(folder, **asked)
+        assert found["path"] == path
+        assert found["labels"] == every[path]["labels"]
+        assert load(folder, **asked).shape[1:] == tuple(found["shape"])
+
+
+def test_what_there_is_is_listed_where_nothing_fits(tmp_path: Path) -> None:
+    folder = study(tmp_path)
+    key = inspect(folder, modality="CT")[0]["series"]
+    for asked in ({"modality": "US"}, {"description": "DWI"}, {"series": "1.2.3"}):
+        with pytest.raises(VolumeError, match=rf"{key} \(CT 6 files\)") as caught:
+            inspect(folder, **asked)
+        assert caught.value.code == "no-such-series"
+    with pytest.raises(VolumeError, match="found no DICOM series"):
+        inspect(folder / "other", modality="CT")
+    for look in (inspect, load):
+        with pytest.raises(VolumeError, match="no regular expression"):
+            look(folder, description="*T2*")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_can_be_read(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    folder = study(tmp_path)
+    nifti(folder / "other/imagesTr/patient_with_a_name_that_goes_on_and_on_0001.nii.gz", np.zeros((4, 5, 6)))
+    with pytest.raises(SystemExit) as ended:
+        app(["inspect", str(folder)])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines)
+    for cell in ("study/image", "CT HU", "MR stored", "10×12×6", "0.9×0.7×2.5", "core:", "0.0"):
+        assert cell in text
+    # cells are folded over a few lines, never squeezed to a column of letters
+    assert len(lines) <= 16
+    with pytest.raises(SystemExit):
+        app(["inspect", str(folder), "--modality", "MR", "--json"])
+    assert [entry["path"] for entry in json.loads(capsys.readouterr().out)] == ["study/a"]

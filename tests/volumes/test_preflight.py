@@ -256,7 +256,7 @@ def test_several_series_want_a_choice(tmp_path: Path) -> None:
     assert load(tmp_path / "s", description="FAT").meta["unit"] == "stored"
     uid = pydicom.dcmread(tmp_path / "s" / "a" / "000.dcm").SeriesInstanceUID
     assert load(tmp_path / "s", series=uid).meta["unit"] == "HU"
-    with pytest.raises(VolumeError, match="wanted a series of that key") as caught:
+    with pytest.raises(VolumeError, match="wanted a series of that key, modality or description") as caught:
         load(tmp_path / "s", series="1.2")
     assert caught.value.code == "no-such-series"
 
