@@ -30,6 +30,13 @@ DEPTH = (
 CASE = "$lambda meta, saver: {'subject': '_'.join(str(meta['filename_or_obj']).split('/')[-@depth:])}"
 """A case is named by its file or folder and those folders above."""
 
+ROW = (
+    "$lambda batch: [{'filename_or_obj': "
+    "'_'.join(str(item['image'].meta['filename_or_obj']).split('/')[-@depth:])"
+    ".removesuffix('.gz').removesuffix('.nii')} for item in batch]"
+)
+"""A row of predictions.csv is named by its case alone: the folders far above it may name a patient."""
+
 EXPRESSIONS = (
     "$import glob",
     "$import torch",
@@ -41,7 +48,7 @@ EXPRESSIONS = (
     "$[{'image': path} for path in @datalist]",
     DEPTH,
     CASE,
-    "$lambda batch: [item['image'].meta for item in batch]",
+    ROW,
     "$torch.nn.Sequential(*@layers)",
     "$@network_def.to(@device)",
     "$@evaluator.run()",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medmeta.clinical.bundle import CASE, DEPTH, BundleError
+from medmeta.clinical.bundle import CASE, DEPTH, ROW, BundleError
 from medmeta.volumes import Plan
 
 SCHEMA = (
@@ -135,7 +135,7 @@ def _saver() -> dict[str, Any]:
         "_target_": "monai.handlers.ClassificationSaver",
         "output_dir": "@output_dir",
         "filename": "predictions.csv",
-        "batch_transform": "$lambda batch: [item['image'].meta for item in batch]",
+        "batch_transform": ROW,
         "output_transform": {"_target_": "monai.handlers.from_engine", "keys": "pred"},
     }
 

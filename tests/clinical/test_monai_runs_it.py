@@ -72,6 +72,7 @@ def test_classification_agrees_with_predict(
         rows = list(csv.reader(file))
     results = predict(classify_bundle, unseen, tmp_path / "own")
     for row, result in zip(rows, results, strict=True):
+        assert row[0] == result["case"]  # and not its path, whose folders may name the patient
         soft = json.loads((tmp_path / "own" / result["files"][0]).read_text())["probabilities"]
         assert [float(p) for p in row[1:]] == pytest.approx(list(soft.values()), abs=1e-3)
         assert sum(soft.values()) == pytest.approx(1, abs=1e-4)
