@@ -1,7 +1,8 @@
 """Convolutions whose second derivative runs on the kernels of the first, for faster meta-gradients.
 
 Torch's own second derivative writes the weight's part as a convolution with a kernel as large as the image,
-for which there is no fast kernel. The same sums are those of a backward pass with other inputs.
+for which there is no fast kernel. The same sums are those of a backward pass with other inputs. All of it
+runs channels last, and everything it gives lies so: tensors of two layouts in one sum cost ten times it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
 class Convolution(torch.autograd.Function):
-    """A convolution; ``how`` is stride, padding, dilation, transposed, output padding and groups."""
+    """A convolution of tensors that lie channels last.
+
+    ``how`` is stride, padding, dilation, transposed, output padding and groups.
+    """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
         """Convolve."""
         ctx.save_for_backward(image, weight)
         ctx.how, ctx.bias = how, bias is not None
-        return torch.ops.aten.convolution(image, weight, bias, *how)
+        return _last(torch.ops.aten.convolution(image, weight, bias, *how))
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -46,6 +50,7 @@ class Slopes(torch.autograd.Function):
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
         """Slopes of image and weight."""
+        slope = _last(slope)
         ctx.save_for_backward(slope, image, weight)
         ctx.how = how
         ctx.set_materialize_grads(False)
@@ -58,46 +63,32 @@ class Slopes(torch.autograd.Function):
         parts: list[Tensor] = []
         by_image = by_weight = None
         if on_image is not None:
+            on_image = _last(on_image)
             parts.append(torch.ops.aten.convolution(on_image, weight, None, *ctx.how))
-            by_weight = _slopes(slope, on_image, weight, ctx.how, (False, True))[1]
+            if ctx.needs_input_grad[2]:
+                by_weight = _slopes(slope, on_image, weight, ctx.how, (False, True))[1]
         if on_weight is not None:
+            on_weight = _last(on_weight)
             parts.append(torch.ops.aten.convolution(image, on_weight, None, *ctx.how))
-            by_image = _slopes(slope, image, on_weight, ctx.how, (True, False))[0]
-        by_slope = sum(parts[1:], parts[0]) if parts else None
+            if ctx.needs_input_grad[1]:
+                by_image = _slopes(slope, image, on_weight, ctx.how, (True, False))[0]
+        by_slope = _last(sum(parts[1:], parts[0])) if parts else None
         return by_slope, by_image, by_weight, None, None
+
+
+def _last(tensor: Tensor) -> Tensor:
+    """The same numbers, channels last."""
+    return tensor.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _slopes(
     slope: Tensor, image: Tensor, weight: Tensor, how: tuple[Any, ...], wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     found = torch.ops.aten.convolution_backward(slope, image, weight, None, *how, [*wanted, False])
-    return found[0] if wanted[0] else None, found[1] if wanted[1] else None
+    return _last(found[0]) if wanted[0] else None, found[1] if wanted[1] else None
 
 
-class QuickConvolutions(TorchFunctionMode):
-    """While this is on, 3D convolutions at every voxel run channels-last, with :class:`Convolution`'s
-    derivatives.
-
-    Others, strided, pointwise or of few channels, stay as they are: measured, they gain nothing.
-
-    Example:
-        >>> image, weight = torch.ones(1, 4, 3, 3, 3), torch.ones(2, 4, 3, 3, 3, requires_grad=True)
-        >>> with QuickConvolutions():
-        ...     out = torch.nn.functional.conv3d(image, weight)
-        >>> out.flatten().tolist(), type(out.grad_fn).__name__
-        ([108.0, 108.0], 'ConvolutionBackward')
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Take what gains; leave everything else as it is."""
-        kwargs = kwargs or {}
-        if func is torch.conv3d and (given := _arguments(*args, **kwargs)) is not None:
-            apply: Any = Convolution.apply
-            return apply(*given)
-        return func(*args, **kwargs)
-
-
-def _arguments(
+def convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -105,15 +96,46 @@ def _arguments(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> tuple[Any, ...] | None:
-    """Arguments of :class:`Convolution`, or None where it would gain nothing."""
-    stride, dilation = _three(stride), _three(dilation)
-    dense = weight.shape[1] >= 4 and min(weight.shape[2:]) > 1 and max(stride) == 1
-    if not dense or isinstance(padding, str) or input.is_cuda or input.ndim != 5:
+) -> Tensor | None:
+    """Convolve as ``conv3d`` does, channels last; None where it would gain nothing."""
+    if isinstance(padding, str) or input.is_cuda or input.ndim != 5:
         return None
-    image = input.contiguous(memory_format=torch.channels_last_3d)
-    kernel = weight.contiguous(memory_format=torch.channels_last_3d)
-    return image, kernel, bias, (stride, _three(padding), dilation, False, [0, 0, 0], groups)
+    how = (_three(stride), _three(padding), _three(dilation), False, [0, 0, 0], groups)
+    if max(weight.shape[2:]) == 1 and max(how[0]) == 1 and not any(how[1]) and groups == 1:
+        return pointwise(input, weight, bias)
+    apply: Any = Convolution.apply
+    out: Tensor = apply(_last(input), _last(weight), bias, how)
+    return out
+
+
+def transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor | None:
+    """Convolve as ``conv_transpose3d`` does, channels last; None where it would gain nothing."""
+    if input.is_cuda or input.ndim != 5:
+        return None
+    how = (_three(stride), _three(padding), _three(dilation), True, _three(output_padding), groups)
+    apply: Any = Convolution.apply
+    out: Tensor = apply(_last(input), _last(weight), bias, how)
+    return out
+
+
+def pointwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A kernel of one voxel is a product of matrices, and so are all its derivatives.
+
+    Example:
+        >>> pointwise(torch.ones(1, 2, 3, 3, 3), torch.ones(4, 2, 1, 1, 1), None).shape
+        torch.Size([1, 4, 3, 3, 3])
+    """
+    out = F.linear(_last(image).movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+    return out if len(weight) >= 4 else out.contiguous()  # the logits of a few classes lie as labels do
 
 
 def _three(value: Any) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,7 +23,6 @@ from medmeta.learners.batch import (
     still,
     whole,
 )
-from medmeta.learners.convolution import QuickConvolutions
 from medmeta.learners.episodic import BOTH
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
 from medmeta.learners.inner import Inner
@@ -40,6 +38,7 @@ from medmeta.learners.metagradient import (
 )
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
+from medmeta.learners.quick import QuickLayers
 from medmeta.learners.rates import SPEED, first_rates, rates_at
 from medmeta.networks import feature_size, features
 from medmeta.shape import Feature, Image, Logits
@@ -208,7 +207,7 @@ class GradientLearner(nn.Module):
         if order == "implicit":
             return implicit(loop, meta)
         backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-        with QuickConvolutions() if order == "second" else nullcontext():
+        with QuickLayers():
             return meta_gradient(loop, meta, order=order, backend=backend)
 
     def _supervised(
@@ -323,7 +322,7 @@ class GradientLearner(nn.Module):
         for part in parts:
             leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
             loop = self.inner_loop(part, part, ())
-            with torch.enable_grad():
+            with torch.enable_grad(), QuickLayers():
                 slopes = autograd_slope(loop, leaves, meta, False)
             total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
         return total

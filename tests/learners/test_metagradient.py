@@ -379,37 +379,92 @@ def test_torchopt_gives_the_same_gradient(name: str) -> None:
         close(one, other, 1e-10)
 
 
+def derivatives_are_right(function: Any, given: tuple[Tensor, ...]) -> None:
+    assert torch.autograd.gradcheck(function, given)
+    assert torch.autograd.gradgradcheck(function, given)
+
+
+def random(*shape: int, seed: int = 0, last: bool = False) -> Tensor:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if last:
+        drawn = drawn.contiguous(memory_format=torch.channels_last_3d)
+    return drawn.requires_grad_()
+
+
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 2)])
 def test_the_convolution_has_torchs_derivatives(stride: int, groups: int) -> None:
-    from medmeta.learners.convolution import Convolution
+    from medmeta.learners.convolution import convolution, transposed
 
-    g = torch.Generator().manual_seed(0)
-    image, weight, bias = (
-        torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
-        for shape in ((2, 4, 3, 4, 3), (2, 4 // groups, 2, 2, 2), (2,))
-    )
-    how = ([stride] * 3, [1] * 3, [1] * 3, False, [0] * 3, groups)
+    image, weight, bias = random(2, 4, 3, 4, 3), random(2, 4 // groups, 2, 2, 2), random(2)
 
     def quick(*given: Tensor) -> Any:
-        return Convolution.apply(*given, how)
+        return convolution(*given, stride, 1, groups=groups)
 
     torch.testing.assert_close(
         quick(image, weight, bias), F.conv3d(image, weight, bias, stride, 1, groups=groups)
     )
-    assert torch.autograd.gradcheck(quick, (image, weight, bias))
-    assert torch.autograd.gradgradcheck(quick, (image, weight, bias))
+    derivatives_are_right(quick, (image, weight, bias))
+
+    def back(*given: Tensor) -> Any:
+        return transposed(*given, stride, 1, 0, groups)
+
+    weight, bias = random(4, 2, 2, 2, 2), random(2 * groups)
+    torch.testing.assert_close(
+        back(image, weight, bias), F.conv_transpose3d(image, weight, bias, stride, 1, 0, groups)
+    )
+    derivatives_are_right(back, (image, weight, bias))
 
 
-def test_quick_convolutions_give_the_same_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_pointwise_convolution_is_a_product_of_matrices(classes: int) -> None:
+    from medmeta.learners.convolution import convolution
 
-    from medmeta.learners import gradient
+    image, weight, bias = random(2, 3, 2, 3, 2), random(classes, 3, 1, 1, 1), random(classes)
+    torch.testing.assert_close(convolution(image, weight, bias), F.conv3d(image, weight, bias))
+    derivatives_are_right(convolution, (image, weight, bias))
 
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("groups", "affine"), [(1, True), (2, True), (4, True), (2, False), (4, False)])
+def test_the_norm_has_torchs_derivatives(
+    groups: int, affine: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmeta.learners import normalisation
+
+    monkeypatch.setattr(normalisation, "SMALL", 0)
+    given: tuple[Tensor, ...] = (random(2, 4, 3, 2, 2, last=last),)
+    if affine:
+        given = (*given, random(4, seed=1), random(4, seed=2))
+
+    def quick(image: Tensor, *weights: Tensor) -> Any:
+        return normalisation.group_norm(image, groups, *weights)
+
+    torch.testing.assert_close(quick(*given), F.group_norm(given[0], groups, *given[1:]))
+    derivatives_are_right(quick, given)
+    if groups == 4:
+        other = normalisation.instance_norm(given[0], None, None, *given[1:])
+        torch.testing.assert_close(other, F.instance_norm(given[0], None, None, *given[1:]))
+
+
+def test_a_norm_of_numbers_far_from_zero_is_torchs() -> None:
+    from medmeta.learners.normalisation import Norm
+
+    image = (random(2, 8, 16, 16, 16) + 30).float()
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        apply: Any = Norm.apply
+        out = apply(image.contiguous(memory_format=layout), None, None, 8, 1e-5)
+        torch.testing.assert_close(out, F.group_norm(image, 8), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["UNet", "DynUNet", "SegResNet", "MedNeXt"])
+def test_quick_layers_give_the_same_meta_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmeta.learners import normalisation, quick
+
+    monkeypatch.setattr(normalisation, "SMALL", 0)
     task, found = episode(lesions, n=1, dims=3), []
-    for quick in (True, False):
-        if not quick:
-            monkeypatch.setattr(gradient, "QuickConvolutions", nullcontext)
-        learner = create_learner("proto-maml", network("DynUNet", 3, 16), steps=2)
+    for ours in (quick.OURS, {}):
+        monkeypatch.setattr(quick, "OURS", ours)
+        learner = create_learner("proto-maml", network(kind, 3, 16), steps=2)
         learner.backward([task], scale=1.0)
         found.append([p.grad for p in learner.parameters()])
     for one, other in zip(*found, strict=True):
