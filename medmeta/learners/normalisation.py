@@ -87,6 +87,19 @@ class Layout:
         out.add_(self.spread(first))
         return whole
 
+    def hat(
+        self,
+        mean: Tensor,
+        rate: Tensor,
+        first: Tensor,
+        each: Tensor,
+        *pairs: tuple[Tensor, Tensor],
+        image: Tensor,
+    ) -> Tensor:
+        """The same, plus ``x^ = (image - mean) rate`` times ``each``."""
+        slope = each * rate
+        return self.mix(torch.addcmul(first, slope, mean, value=-1), (image, slope), *pairs)
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -98,6 +111,8 @@ class Groups:
     def mean(self, sums: Tensor) -> Tensor:
         """The mean of a channel's group, ``(n, channel)``."""
         n, channels = sums.shape
+        if self.groups == channels:
+            return sums / self.size
         parts = sums.reshape(n, self.groups, -1)
         mean = parts.sum(2, keepdim=True) / (parts.shape[2] * self.size)
         return mean.expand_as(parts).reshape(n, channels)
@@ -149,46 +164,44 @@ class Slopes(torch.autograd.Function):
         """Slopes of image and weight."""
         lay, group = how
         g, x = lay.flat(slope), lay.flat(image)
-        sums = lay.total(g), lay.total(g * x)
-        along = rate * (sums[1] - mean * sums[0])  # sums of g x^
-        gamma = 1.0 if weight is None else weight
-        level, tilt = group.mean(gamma * sums[0]), group.mean(gamma * along)
-        ctx.save_for_backward(slope, image, weight, mean, rate, *sums)
+        of_g, gamma = lay.total(g), 1.0 if weight is None else weight
+        along = rate * (lay.total(g * x) - mean * of_g)  # sums of g x^
+        level, tilt = group.mean(of_g * gamma), group.mean(along * gamma)
+        ctx.save_for_backward(slope, image, weight, mean, rate, of_g, along, level, tilt)
         ctx.how = how
         ctx.set_materialize_grads(False)
-        by_image = lay.mix(rate * (rate * tilt * mean - level), (g, rate * gamma), (x, -rate.square() * tilt))
+        by_hat = -rate * tilt
+        by_image = lay.hat(mean, rate, -rate * level, by_hat, (g, rate * gamma), image=x)
         return by_image, None if weight is None else along.sum(0)
 
     @staticmethod
     def backward(ctx: Any, on_image: Tensor | None, on_weight: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Slopes of the slopes: ``w`` that of the image's, ``q`` that of the weight's."""
-        slope, image, weight, mean, rate, of_g, of_gx = ctx.saved_tensors
+        """Slopes of the slopes, of the image's and of the weight's."""
+        slope, image, weight, mean, rate, of_g, along, level, tilt = ctx.saved_tensors
         lay, group = ctx.how
         g, x = lay.flat(slope), lay.flat(image)
-        gamma = torch.ones_like(rate) if weight is None else weight.expand_as(rate)
-        q = torch.zeros_like(rate) if on_weight is None else on_weight.expand_as(rate)
-        along_g = rate * (of_gx - mean * of_g)
-        # what q asks for: r (u - mean u - x^ mean(u x^)) with u = q g
-        on_g, on_hat, on_one = rate * q, -rate * group.mean(q * along_g), -rate * group.mean(q * of_g)
-        to_hat, to_one = q, torch.zeros_like(q)
-        by_weight, pairs = None, []
+        to_one = to_hat = on_one = on_hat = on_g = torch.zeros_like(rate)
+        by_weight, with_w, by_w = None, [], []
+        if on_weight is not None:  # of sums of g x^: r (u - mean u - x^ mean(u x^)) with u = q g
+            to_hat = on_weight.expand_as(rate)
+            on_g, on_one = rate * to_hat, -rate * group.mean(to_hat * of_g)
+            on_hat = -rate * group.mean(to_hat * along)
         if on_image is not None:
-            w = lay.flat(on_image)
-            of_w, of_wx, of_wg = lay.total(w), lay.total(w * x), lay.total(w * g)
-            along_w = rate * (of_wx - mean * of_w)
-            level_w, level_v = group.mean(of_w), group.mean(gamma * of_g)
-            p, s = group.mean(along_w), group.mean(gamma * along_g)
-            a = group.mean(gamma * of_wg) - level_w * level_v - 3 * p * s
+            w, gamma = lay.flat(on_image), 1.0 if weight is None else weight
+            of_w, of_wg = lay.total(w), lay.total(w * g)
+            along_w = rate * (lay.total(w * x) - mean * of_w)
+            level_w, tilt_w = group.mean(of_w), group.mean(along_w)
+            both = group.mean(of_wg * gamma) - level_w * level - 3 * tilt_w * tilt
             square = rate.square()
-            on_g, on_hat = on_g - square * p * gamma, on_hat - square * a
-            on_one = on_one + square * (s * level_w + p * level_v)
-            to_hat, to_one = to_hat - rate * gamma * p, -rate * gamma * level_w
-            pairs = [(w, -square * s), (w, rate * gamma)]
+            on_g, on_hat = on_g - square * tilt_w * gamma, on_hat - square * both
+            on_one = on_one + square * (tilt * level_w + tilt_w * level)
+            pull = rate * gamma
+            to_hat, to_one = to_hat - pull * tilt_w, -pull * level_w
+            with_w, by_w = [(w, -square * tilt)], [(w, pull)]
             if weight is not None:
-                by_weight = (rate * (of_wg - level_w * of_g - p * along_g)).sum(0)
-        # x^ = r x - r mean
-        by_image = lay.mix(on_one - on_hat * rate * mean, (g, on_g), (x, on_hat * rate), *pairs[:1])
-        by_slope = lay.mix(to_one - to_hat * rate * mean, (x, to_hat * rate), *pairs[1:])
+                by_weight = (rate * (of_wg - level_w * of_g - tilt_w * along)).sum(0)
+        by_image = lay.hat(mean, rate, on_one, on_hat, (g, on_g), *with_w, image=x)
+        by_slope = lay.hat(mean, rate, to_one, to_hat, *by_w, image=x)
         return by_slope, by_image, by_weight, None, None, None
 
 
