@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medmeta.episodes import Episode, TaskSource, generator_of, support_examples
+from medmeta.episodes import Augment, Episode, TaskSource, generator_of, support_examples
 from medmeta.errors import MedmetaError
 from medmeta.evaluation import (
     NAMES,
@@ -32,8 +32,8 @@ from medmeta.evaluation import results as figures
 from medmeta.evaluation.metrics import dice
 from medmeta.learners import create_learner
 from medmeta.networks import build
-from medmeta.training import Recipe, Run, Schedule, split, train
-from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort
+from medmeta.training import Recipe, Run, Schedule, plan_for, train
+from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort, split_patients
 from medmeta.volumes.progress import Track, silent
 
 SHOTS = (1, 3, 5)
@@ -51,13 +51,17 @@ SEGMENT = Recipe(
 CLASSIFY = Recipe(
     task="classification",
     learner="prototypical",
-    schedule=Schedule(steps=150, meta_batch=2, rate=3e-3),
-    warm=Schedule(steps=100, rate=3e-3),
-    way=3,
+    schedule=Schedule(steps=700, meta_batch=1, rate=1e-3),
+    warm=Schedule(steps=500, meta_batch=1, rate=1e-3),
+    way=8,
     shot=(1, 3),
-    query=1,
-    patch=(32, 32, 32),
+    spacing=(2.0, 2.0, 2.0),
+    patch=(24, 24, 24),
+    lesion=4.0,
+    augment=Augment(rotate=90.0, scale=0.15, apart=True),
 )
+KEPT = 4 / 14
+"""Share of the patients of the trained types whom the classifier never sees, to ask it of them too."""
 
 
 class QuickstartError(MedmetaError):
@@ -202,26 +206,30 @@ def _warm(run: Run) -> Any:
 def _classify(
     cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
 ) -> tuple[Judged, Run]:
-    with clock.part("train classifier", "Meta-training the classifier (prototypes)"):
-        recipe = replace(CLASSIFY, seed=seed)
-        seen, _ = split(cohort, recipe, held_out)
-        store = Store(make_plan(seen, whole=True, patch=recipe.patch))
-        store.fill(cohort.volumes, track=track)
-        run = train(cohort, recipe, out=work / "classifier", hold_out=held_out, store=store, track=track)
+    recipe = replace(CLASSIFY, seed=seed)
+    with clock.part("train classifier", "Meta-training the classifier of outlined lesions (prototypes)"):
+        old = [v for v in cohort.volumes if v.tumour and v.mask and v.tumour not in held_out]
+        known, _ = split_patients(old, (1 - KEPT, KEPT), generator_of(seed, 4))
+        store = Store(plan_for(known, recipe))
+        store.fill([v for v in cohort.volumes if store.plan.takes(v)], track=track)
+        mine = (*known, *(v for v in cohort.volumes if v.tumour in held_out))
+        seen = replace(cohort, volumes=mine)
+        run = train(seen, recipe, out=work / "classifier", hold_out=held_out, store=store, track=track)
     methods = {
         "prototypical": run.learner,
         "pretrain-finetune": _warm(run),
         "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
         "pixel-trees": Trees(seed),
     }
-    with clock.part("judge classifier", "Telling each held-out type from the rest"):
+    with clock.part("judge classifier", "Telling each held-out type from all others"):
         judged = judge_classification(
             methods,
-            run.unseen(cohort.volumes),
+            run.new_patients(cohort.volumes),
             held_out,
             store,
+            known=known,
             shots=SHOTS,
-            episodes=5,
+            episodes=4,
             seed=seed,
             track=track,
         )
@@ -306,7 +314,11 @@ def _facts(
             f"{SEGMENT.schedule.steps} outer steps; {options['steps']} inner steps, "
             f"{options['adapt_steps'] or options['steps']} to adapt"
         ),
-        "Classifier": f"prototypes, {CLASSIFY.schedule.steps} outer steps of {CLASSIFY.way}-way episodes",
+        "Classifier": (
+            f"prototypes of outlined lesions: {CLASSIFY.warm.steps if CLASSIFY.warm else 0} supervised, then "
+            f"{CLASSIFY.schedule.steps} outer steps of {CLASSIFY.way}-way episodes; asked which of all "
+            f"{len(cohort.tumours)} types a lesion is, of patients it has not seen"
+        ),
         "Pre-training baseline": "the segmenter's and classifier's own supervised stage, then fine-tuned",
         "Fine-tuning": f"{SCRATCH['steps']} steps of Adam on the support",
         "Preprocessing": str(run.plan).replace("\n", "; "),

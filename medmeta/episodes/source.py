@@ -115,6 +115,8 @@ class TaskSource:
         for v in self.volumes:
             held.setdefault(v.patient, set()).add(v.tumour)
         for v in self.volumes:
+            if not self.store.plan.takes(v):
+                continue
             if (v.tumour and v.mask is not None) if self.segments else len(held[v.patient]) == 1:
                 of.setdefault(v.tumour or "none", []).append(v)
         return {t: tuple(vs) for t, vs in of.items()}

@@ -65,7 +65,10 @@ class Task:
         self._refuse(shot, query)
         support, others = self._draw(shot, query, generator)
         episode = Episode(self._examples(support, generator), self._examples(others, generator))
-        return episode if self.augment is None else augment_episode(episode, self.augment, generator)
+        if self.augment is None:
+            return episode
+        outlined = self.store.plan.lesion is not None
+        return augment_episode(episode, self.augment, generator, outlined=outlined)
 
     def support(self, shot: int, generator: torch.Generator) -> tuple[Examples, tuple[Volume, ...]]:
         """Draw a support for evaluation, and name its volumes; :meth:`without` gives the ones to judge on.
@@ -185,7 +188,8 @@ def classification_task(
 ) -> Task:
     """The task of telling tumour types apart, or one from the rest.
 
-    A patient who has two of the classes would be right either way and is left out.
+    A patient who has two of the classes would be right either way and is left out; where the plan cuts
+    lesions out, so is one without an outlined lesion.
 
     Args:
         volumes: of any types.
@@ -213,6 +217,7 @@ def classification_task(
             found=", ".join(names) or "none",
             cure="Name more types, or give against='rest' or 'none'.",
         )
+    volumes = tuple(v for v in volumes if store.plan.takes(v))
     for name in classes:
         _of_type(volumes, name)
     labelled = [(v, names.index(n)) for v in volumes if (n := _class(v, names)) is not None]

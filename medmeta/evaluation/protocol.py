@@ -43,7 +43,8 @@ class Case:
         tumour, shot, method, draw: which type, how many labelled patients, who learnt, which support.
         patient: hashed key.
         values: metric by name; None where it says nothing of this case.
-        truth: whether the patient has the tumour.
+        truth: whether the patient has the tumour; among several types, ``values`` say whether the answer
+            was ``"right"``, too.
         probability: of the tumour, when classifying.
     """
 
@@ -187,48 +188,92 @@ def judge_classification(
     tumours: Sequence[str],
     store: Store,
     *,
+    known: Sequence[Volume] = (),
     shots: Sequence[int] = (1, 3, 5),
     episodes: int = 10,
     seed: int = 0,
     track: Track = silent,
 ) -> Judged:
-    """Adapt every method to "this tumour type or not", and ask it of every other patient.
+    """Adapt every method to a new tumour type, and ask of every other patient whether it is that.
 
-    The other class is every volume that is not of the type: patients of the other held-out types and
-    those free of any tumour. Nobody in ``volumes`` may have been trained on.
+    Alone, the question is "this type or not": the other class is every volume that is not of the type,
+    patients of the other held-out types and those free of any tumour. With ``known`` it is "which of all
+    types": the types that were trained on are classes beside the held-out ones, each with as many labelled
+    patients, and the probability of the held-out type is what counts.
 
     Args:
         methods, tumours, store, shots, episodes, seed, track: as :func:`judge_segmentation`.
-        volumes: of the held-out types and of patients free of every type.
+        volumes: patients to ask of, whom nobody may have trained on: of the held-out types, free of every
+            type, and others of the known types.
+        known: patients whom the methods trained on: the support of the known types, never judged.
     """
     cases: list[Case] = []
     spent: dict[str, list[float]] = {name: [] for name in methods}
-    work = [(t, k, d, m) for t in tumours for k in shots for d in range(episodes) for m in methods]
-    tasks = {name: classification_task(volumes, [name], store, against="rest") for name in tumours}
-    for tumour, shot, draw, name in track(work, description="adapting and asking", total=len(work)):
-        task = tasks[tumour]
-        support, used = task.support(shot, _drawer(task, seed, draw))
+    questions = _questions(volumes, tumours, store, known)
+    work = [(q, k, d, m) for q in questions for k in shots for d in range(episodes) for m in methods]
+    for question, shot, draw, name in track(work, description="adapting and asking", total=len(work)):
+        support, used = question.support.support(shot, _drawer(question.support, seed, draw))
         began = time.monotonic()
         predictor = methods[name].adapt(support)
         spent[name].append(time.monotonic() - began)
-        others = task.without(used).volumes
-        prepared = [store.read(v) for v in others]
-        with torch.no_grad():
-            logits = torch.cat([predictor(p.image[None]) for p in prepared])
-        chances = torch.softmax(logits, 1)[:, 1].tolist()
-        for volume, chance in zip(others, chances, strict=True):
-            cases.append(
-                Case(
-                    tumour,
-                    shot,
-                    name,
-                    draw,
-                    store.patient(volume),
-                    truth=volume.tumour == tumour,
-                    probability=chance,
-                )
-            )
+        cases += _ask(predictor, question, question.query.without(used), (shot, name, draw), store)
     return Judged("classification", tuple(cases), (), _means(spent))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked, who may be learnt from and who is asked of.
+
+    Args:
+        tumours: the held-out types that the answer is scored for.
+        support, query: the same classes; nobody of the support drawn is asked of.
+    """
+
+    tumours: tuple[str, ...]
+    support: Task
+    query: Task
+
+
+def _questions(
+    volumes: Sequence[Volume], tumours: Sequence[str], store: Store, known: Sequence[Volume]
+) -> list[_Question]:
+    if not known:
+        tasks = [classification_task(volumes, [name], store, against="rest") for name in tumours]
+        return [_Question((name,), task, task) for name, task in zip(tumours, tasks, strict=True)]
+    classes = [*tumours, *sorted({v.tumour for v in known if v.tumour and v.tumour not in tumours})]
+    new = [v for v in volumes if v.tumour in tumours]
+    learnt = [v for v in known if v.tumour not in tumours]
+    support = classification_task([*new, *learnt], classes, store)
+    query = classification_task(
+        [*new, *(v for v in volumes if v.tumour in classes[len(tumours) :])], classes, store
+    )
+    return [_Question(tuple(tumours), support, query)]
+
+
+def _ask(
+    predictor: Predictor, question: _Question, query: Task, row: tuple[int, str, int], store: Store
+) -> list[Case]:
+    """Ask of every volume of the query; a case for each held-out type."""
+    shot, name, draw = row
+    prepared = [store.read(v) for v in query.volumes]
+    with torch.no_grad():
+        logits = torch.cat([predictor(p.image[None]) for p in prepared])
+    chances, answers = torch.softmax(logits, 1), logits.argmax(1).tolist()
+    several = len(query.classes) > 2
+    return [
+        Case(
+            tumour,
+            shot,
+            name,
+            draw,
+            piece.patient,
+            {"right": float(answer == label)} if several else {},
+            truth=query.classes[label] == tumour,
+            probability=float(chance[query.classes.index(tumour)]),
+        )
+        for tumour in question.tumours
+        for piece, label, chance, answer in zip(prepared, query.labels, chances, answers, strict=True)
+    ]
 
 
 def _drawer(task: Task, seed: int, draw: int) -> torch.Generator:
@@ -250,8 +295,13 @@ def _summaries(cases: Sequence[Case], seed: int) -> dict[str, Interval]:
             drawn = np.array(draws)
             return lambda i: _mean([metric(chance[i[m]], truth[i[m]]) for m in _split(drawn[i])])
 
+        right = np.array([c.values.get("right", np.nan) for c in cases], dtype=float)
         return {
-            "accuracy": clustered(patients, draws, by_draw(metrics.accuracy), seed=seed, resamples=300),
+            "accuracy": (
+                clustered(patients, draws, by_draw(metrics.accuracy), seed=seed, resamples=300)
+                if np.isnan(right).all()
+                else clustered(patients, draws, lambda i: float(right[i].mean()), seed=seed, resamples=300)
+            ),
             "auroc": clustered(patients, draws, by_draw(metrics.auroc), seed=seed, resamples=300),
         }
     made = {}

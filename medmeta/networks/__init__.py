@@ -1,7 +1,7 @@
 """Backbones, image ``(n, channel, *voxel)`` to feature ``(n, feature, *space)``; learners own the head."""
 
 from medmeta.networks.feature import NetworkError, feature_size, features, group_norm, running_statistics
-from medmeta.networks.spec import build, encoder, unet
+from medmeta.networks.spec import build, encoder, lesion_encoder, unet
 
 __all__ = [
     "NetworkError",
@@ -10,6 +10,7 @@ __all__ = [
     "feature_size",
     "features",
     "group_norm",
+    "lesion_encoder",
     "running_statistics",
     "unet",
 ]

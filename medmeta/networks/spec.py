@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -150,5 +150,34 @@ def encoder(
         "growth_rate": base,
         "block_config": [2, 2, 2],
         "bn_size": 2,
+        "norm": ["group", {"num_groups": 4}],
+    }
+
+
+def lesion_encoder(channels: int, patch: Sequence[int], base: int = 16) -> dict[str, Any]:
+    """Describe a small convolutional encoder for lesions cut out of their scans: one feature vector an image.
+
+    Three halvings, then one linear layer from all that is left, so that it is worth its seconds where a lesion
+    fills the patch; group norm for the reason of :func:`encoder`.
+
+    Args:
+        channels: channels of the image, the outline included.
+        patch: voxels of an image, multiples of 8.
+        base: channels after the first halving, a multiple of 4, doubled at each further one; the feature
+            vector has four times as many.
+
+    Example:
+        >>> import torch
+        >>> build(lesion_encoder(2, (24, 24, 24)))(torch.zeros(5, 2, 24, 24, 24)).shape
+        torch.Size([5, 64])
+    """
+    return {
+        "_target_": "monai.networks.nets.Regressor",
+        "in_shape": [channels, *patch],
+        "out_shape": [4 * base],
+        "channels": [base, 2 * base, 4 * base],
+        "strides": [2, 2, 2],
+        "num_res_units": 0,
+        "act": "relu",
         "norm": ["group", {"num_groups": 4}],
     }

@@ -3,7 +3,7 @@
 from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import Schedule, Stopped, meta_train
 from medmeta.training.run import Run, load_run, open_run
-from medmeta.training.train import Recipe, split, train
+from medmeta.training.train import Recipe, plan_for, split, train
 
 __all__ = [
     "Recipe",
@@ -14,6 +14,7 @@ __all__ = [
     "load_run",
     "meta_train",
     "open_run",
+    "plan_for",
     "split",
     "train",
 ]

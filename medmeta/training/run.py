@@ -51,9 +51,13 @@ class Run:
 
     def unseen(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
         """The volumes that may be judged: no patient and no type of theirs was trained or validated on."""
-        seen, salt = set(self.config["seen"]), self.config["salt"]
         types = {*self.types, *self.config["validated_on"]}
-        return tuple(v for v in volumes if v.tumour not in types and patient_key(v.patient, salt) not in seen)
+        return tuple(v for v in self.new_patients(volumes) if v.tumour not in types)
+
+    def new_patients(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+        """The volumes of patients whom no stage saw, of any type."""
+        seen, salt = set(self.config["seen"]), self.config["salt"]
+        return tuple(v for v in volumes if patient_key(v.patient, salt) not in seen)
 
 
 class Folder:

@@ -15,7 +15,7 @@ from medmeta.episodes import Augment, TaskSource, classification_task, generator
 from medmeta.errors import nearest
 from medmeta.learners import Learner, create_learner
 from medmeta.learners.tuning import score
-from medmeta.networks import build, encoder, unet
+from medmeta.networks import build, encoder, lesion_encoder, unet
 from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import Schedule, Source, device, meta_train, on_device
 from medmeta.training.ranks import Ranks
@@ -44,7 +44,8 @@ class Recipe:
         against: ``"rest"`` tells one type from all others, ``"none"`` from the tumour-free, None types apart.
         crops: pieces a patient when segmenting.
         spacing: mm to work at, the cohort's median by default.
-        patch: voxels of a crop, or of a whole volume when classifying.
+        patch: voxels of a crop, or of a whole volume or lesion when classifying.
+        lesion: classify outlined lesions with so many mm around them; None classifies whole scans.
         validate_on: types for early stopping, neither trained on nor held out.
         augment: of training episodes.
         seed: everything random is derived from it.
@@ -63,6 +64,7 @@ class Recipe:
     crops: int = 2
     spacing: tuple[float, float, float] | None = None
     patch: tuple[int, ...] | None = None
+    lesion: float | None = None
     validate_on: tuple[str, ...] = ()
     augment: Augment | None = field(default_factory=Augment)
     seed: int = 0
@@ -70,6 +72,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise RunError("a task", found=repr(self.task), cure=nearest(self.task, TASKS))
+        if self.lesion is not None and self.task != "classification":
+            raise RunError(
+                "lesions to classify", found=f"the task {self.task}", cure="Leave the lesion option out."
+            )
 
 
 def train(
@@ -107,11 +113,9 @@ def train(
     ranks = Ranks.join()
     _claim(folder, resume, ranks)
     if store is None:
-        plan = make_plan(
-            volumes, spacing=recipe.spacing, patch=recipe.patch, whole=recipe.task == "classification"
-        )
+        plan = plan_for(volumes, recipe)
         store = Store(plan, cache, salt=_salt(folder, recipe, resume, ranks))
-        store.fill((*volumes, *validation), track=track)
+        store.fill([v for v in (*volumes, *validation) if plan.takes(v)], track=track)
     source = TaskSource(
         volumes,
         store,
@@ -237,6 +241,23 @@ def split(
     return hold_out_types(volumes, recipe.validate_on, generator_of(recipe.seed, 3), share=0.3)
 
 
+def plan_for(volumes: Sequence[Volume], recipe: Recipe) -> Plan:
+    """The plan that the recipe asks for, from the volumes to train on.
+
+    Raises:
+        CohortError: where lesions are to be classified and no volume outlines one.
+    """
+    if recipe.lesion is not None:
+        volumes = [v for v in volumes if v.mask is not None and v.tumour is not None]
+    return make_plan(
+        volumes,
+        spacing=recipe.spacing,
+        patch=recipe.patch,
+        whole=recipe.task == "classification",
+        lesion=recipe.lesion,
+    )
+
+
 def _salt(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> str | None:
     """The secret of the patient keys: an earlier one when going on, one that ranks agree on, or fresh."""
     if resume:
@@ -278,8 +299,10 @@ def _plain(value: Any) -> Any:
 
 
 def _network(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    if plan.lesion is not None:
+        return lesion_encoder(plan.inputs, plan.patch)
     make = unet if recipe.task == "segmentation" else encoder
-    return make(plan.spatial_dims, plan.channels)
+    return make(plan.spatial_dims, plan.inputs)
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

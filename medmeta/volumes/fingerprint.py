@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ class Fingerprint:
         ct: whether every image is in Hounsfield units.
         values: intensities sampled from the targets, or from the body where there is no mask.
         volumes: how many volumes there are in all.
+        lesions: ``(m, 3)`` mm, the box around each outlined target.
     """
 
     spacings: np.ndarray
@@ -39,6 +39,7 @@ class Fingerprint:
     ct: bool
     values: np.ndarray
     volumes: int
+    lesions: np.ndarray
 
     @property
     def slice_axis(self) -> int:
@@ -59,6 +60,17 @@ class Fingerprint:
         """Voxels along each axis at a spacing: the median, or where ``whole`` what holds 95 % of them."""
         voxels = self.shapes * self.spacings / np.asarray(spacing)
         return [math.ceil(v - 1e-6) for v in np.quantile(voxels, 0.95 if whole else 0.5, axis=0)]
+
+    def lesion_extent(self, spacing: Sequence[float], margin: float) -> list[int]:
+        """Voxels along each axis that hold 95 % of the outlined targets and ``margin`` mm around them.
+
+        Raises:
+            CohortError: where no target is outlined.
+        """
+        if not len(self.lesions):
+            raise CohortError("an outlined lesion to classify", found="no mask", cure="Classify whole scans.")
+        wide = np.quantile(self.lesions, 0.95, axis=0) + 2 * margin
+        return [math.ceil(v - 1e-6) for v in wide / np.asarray(spacing)]
 
     def window(self) -> tuple[float, float, float, float]:
         """Low and high clip bounds, mean and deviation of the sampled intensities.
@@ -111,17 +123,24 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
         all(look[2] for look in looks),
         np.concatenate([look[3] for look in looks]),
         len(images),
+        np.array([look[5] for look in looks if look[5] is not None]),
     )
 
 
-def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int]:
+def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int, np.ndarray | None]:
     image = read_image(volume)
     affine = np.asarray(image.affine, dtype=float)[:3, :3]
     axes = _ras_axes(affine)
     spacing = np.linalg.norm(affine, axis=0)[axes]
     shape = np.array(image.shape[1:])[axes]
     ct = set(volume.modality) == {"CT"} or (not volume.modality and image.meta.get("unit") == "HU")
-    return spacing, shape, ct, _sample(image, volume), int(image.shape[0])
+    mask = read_mask(volume, image).as_tensor()[0] > 0 if volume.mask is not None else None
+    box = None
+    if mask is not None and bool(mask.any()):
+        voxels = mask.nonzero()
+        size = (voxels.max(0).values - voxels.min(0).values + 1).numpy()
+        box = size[axes] * spacing
+    return spacing, shape, ct, _sample(image.as_tensor(), mask), int(image.shape[0]), box
 
 
 def _ras_axes(affine: np.ndarray) -> list[int]:
@@ -134,11 +153,9 @@ def _ras_axes(affine: np.ndarray) -> list[int]:
     return [int(np.flatnonzero(along == axis)[0]) for axis in range(3)]
 
 
-def _sample(image: Any, volume: Volume) -> np.ndarray:
+def _sample(voxels: torch.Tensor, mask: torch.Tensor | None) -> np.ndarray:
     """Intensities of the target, or of the body (above -500, so that a CT's air is left out)."""
-    voxels = image.as_tensor()
-    mask = read_mask(volume, image) if volume.mask is not None else None
-    inside = voxels[:, mask.as_tensor()[0] > 0] if mask is not None else voxels[voxels > -500]
+    inside = voxels[:, mask] if mask is not None else voxels[voxels > -500]
     flat = inside.reshape(-1) if inside.numel() else voxels.reshape(-1)
     step = max(1, flat.numel() // _VOXELS)
     return flat[::step].to(torch.float32).numpy()

@@ -35,6 +35,8 @@ class Plan:
             have a unit) or ``"zscore"`` (each volume's own 0.5 and 99.5 percentile, mean and deviation).
         low, high, mean, std: of the window rule, in the images' unit.
         whole: volumes are padded or cropped to ``patch`` as a whole (to classify), not cut into crops.
+        lesion: mm around the outlined lesion that are kept, the rest blanked, before padding or cropping to
+            ``patch``; the outline becomes the last channel. None classifies whole scans.
         slice_axis: the axis of one voxel that is dropped in 2D.
         about: what the plan was made from, for people.
         version: of these rules.
@@ -57,6 +59,7 @@ class Plan:
     mean: float = 0.0
     std: float = 1.0
     whole: bool = False
+    lesion: float | None = None
     slice_axis: int = 2
     about: str = ""
     version: int = VERSION
@@ -76,12 +79,27 @@ class Plan:
             raise CohortError(
                 "a positive spacing in mm", found=str(self.spacing), cure="Correct the spacing."
             )
+        if self.lesion is not None and not (self.whole and 0 <= self.lesion < math.inf):
+            raise CohortError(
+                "0 mm or more around each lesion, in a plan to classify",
+                found=f"{self.lesion} mm",
+                cure="Make the plan with make_plan(volumes, lesion=4.0).",
+            )
         if self.intensity not in {"window", "zscore"} or self.channels < 1:
             raise CohortError(
                 "intensity 'window' or 'zscore' and at least one channel",
                 found=f"{self.intensity!r}, {self.channels} channels",
                 cure="Make the plan with make_plan.",
             )
+
+    @property
+    def inputs(self) -> int:
+        """Channels that a network gets: the images', and the outline where lesions are classified."""
+        return self.channels + (self.lesion is not None)
+
+    def takes(self, volume: Volume) -> bool:
+        """Whether the plan can prepare the volume: where lesions are classified, one with an outline."""
+        return self.lesion is None or (volume.mask is not None and volume.tumour is not None)
 
     def to_json(self) -> str:
         """The plan as one JSON object."""
@@ -107,7 +125,8 @@ class Plan:
     def key(self) -> str:
         """Hash of everything that changes a voxel or the grid; crops of another size share a key."""
         fields = asdict(self)
-        for name in ("about", *(() if self.whole else ("patch",))):
+        cut = () if self.lesion is None else ("whole", "patch")  # a lesion is cut from what is kept
+        for name in {"about", "lesion", *cut, *(() if self.whole else ("patch",))}:
             del fields[name]
         return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -118,7 +137,9 @@ class Plan:
 
         Args:
             keys: keys of images in the dictionary, each a MetaTensor ``(channel, x, y, z)``.
-            masks: keys of binary masks, resampled linearly and cut at one half.
+            masks: keys of binary masks, resampled linearly and cut at one half. Where lesions are
+                classified, the first outlines what is cut out of the first image; images alone, or masks
+                alone, come on the whole grid.
 
         Returns:
             One ``{"_target_": "monai.transforms.…", …}`` a step; the store applies exactly these.
@@ -137,13 +158,43 @@ class Plan:
         ]
         if keys:
             steps += self._intensity(list(keys))
-        if self.whole:
+        if self.whole and self.lesion is None:
             steps.append(_step("ResizeWithPadOrCropd", both, spatial_size=self._solid(self.patch)))
         if masks:
             steps.append(_step("AsDiscreted", list(masks), threshold=0.5))
+        if self.lesion is not None and keys and masks:
+            steps += self.cut(keys[0], masks[0])
         if self.spatial_dims == 2:
             steps.append(_step("SqueezeDimd", both, dim=self.slice_axis + 1))
         return steps
+
+    def cut(self, image: str = "image", mask: str = "mask") -> list[dict[str, Any]]:
+        """Cut the outlined lesion out of the plan's grid, as MONAI configuration.
+
+        The lesion and ``lesion`` mm around it stay, the rest is 0; values are standardised anew within what
+        stays (not those of CT, which have a unit); the outline becomes the last channel of ``image``.
+        """
+        wide = float(self.lesion or 0.0) + 1e-3
+        reach = [math.ceil(wide / s) + 1 for s in self.spacing]
+        if self.spatial_dims == 2:
+            reach[self.slice_axis] = 0
+        both, near = [image, mask], "around"
+        steps = [
+            _step("CropForegroundd", both, source_key=mask, margin=reach, allow_smaller=True),
+            _step("CopyItemsd", [mask], names=[near]),
+            _step("ScaleIntensityRanged", [near], a_min=0.0, a_max=1.0, b_min=1.0, b_max=0.0),
+            _step("DistanceTransformEDTd", [near], sampling=list(self.spacing)),  # mm to the lesion
+            _step("ScaleIntensityRanged", [near], a_min=0.0, a_max=2 * wide, b_min=1.0, b_max=0.0),
+            _step("AsDiscreted", [near], threshold=0.5),
+            _step("MaskIntensityd", [image], mask_key=near),
+        ]
+        if self.intensity == "zscore":
+            steps.append(_step("NormalizeIntensityd", [image], nonzero=True, channel_wise=True))
+        return [
+            *steps,
+            _step("ResizeWithPadOrCropd", both, spatial_size=self._solid(self.patch)),
+            _step("ConcatItemsd", both, name=image),
+        ]
 
     def _intensity(self, keys: list[str]) -> list[dict[str, Any]]:
         if self.intensity == "window":
@@ -170,6 +221,11 @@ class Plan:
             solid.insert(self.slice_axis, 1)
         return solid
 
+    def _pieces(self) -> str:
+        if self.lesion is not None:
+            return f"lesions with {self.lesion:.3g} mm around them, in"
+        return "whole volumes of" if self.whole else "crops of"
+
     def __str__(self) -> str:
         """The plan as people print it."""
         kept = [s for a, s in enumerate(self.spacing) if self.spatial_dims == 3 or a != self.slice_axis]
@@ -182,14 +238,14 @@ class Plan:
         )
         lines = [
             f"{self.spatial_dims}D, {self.channels} channel(s), spacing {grid} mm",
-            f"{'whole volumes of' if self.whole else 'crops of'} {patch} voxels",
+            f"{self._pieces()} {patch} voxels",
             f"intensity: {rule}",
         ]
         return "\n".join([*lines, self.about] if self.about else lines)
 
 
-def _step(name: str, keys: list[str], **options: Any) -> dict[str, Any]:
-    return {"_target_": f"monai.transforms.{name}", "keys": list(keys), **options}
+def _step(transform: str, keys: list[str], /, **options: Any) -> dict[str, Any]:
+    return {"_target_": f"monai.transforms.{transform}", "keys": list(keys), **options}
 
 
 def make_plan(
@@ -198,6 +254,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     patch: Sequence[int] | None = None,
     whole: bool = False,
+    lesion: float | None = None,
     track: Track = silent,
 ) -> Plan:
     """Decide the preprocessing from the volumes' fingerprint; give it training volumes only.
@@ -213,6 +270,7 @@ def make_plan(
         patch: voxels of a crop, instead of one that fits the budget and the shape.
         whole: plan whole volumes of one shape, to classify; where no spacing is given, it is made coarser
             until ``patch`` (or 64 voxels an axis, 160 in 2D) holds nearly all of them.
+        lesion: plan outlined lesions and so many mm around them, to classify; ``patch`` holds nearly all.
         track: shows progress, ``track(items, description=, total=)``.
 
     Raises:
@@ -225,7 +283,8 @@ def make_plan(
             f"a patch of {seen.spatial_dims} numbers", found=str(len(patch)), cure="Give voxels an axis."
         )
     grid = _spacing(seen) if spacing is None else _three(spacing)
-    extent = seen.extent(grid, whole=whole)
+    whole = whole or lesion is not None
+    extent = seen.extent(grid, whole=whole) if lesion is None else seen.lesion_extent(grid, lesion)
     axes = [axis for axis in range(3) if seen.spatial_dims == 3 or axis != seen.slice_axis]
     shape = [extent[axis] for axis in axes]
     if whole and spacing is None:
@@ -243,6 +302,7 @@ def make_plan(
         chosen,
         seen.channels,
         whole=whole,
+        lesion=lesion,
         slice_axis=seen.slice_axis,
         about=seen.about(),
     )

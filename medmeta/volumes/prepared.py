@@ -102,6 +102,50 @@ def prepare_mask(plan: Plan, mask: Any, affine: Tensor) -> tuple[Tensor, Tensor]
     return flat, _sample(flat)
 
 
+def cut_lesion(plan: Plan, whole: Prepared) -> Prepared:
+    """Cut the outlined lesion out of a volume on the plan's grid, as :meth:`Plan.cut` says.
+
+    Args:
+        plan: a plan with ``lesion``.
+        whole: a volume with its mask.
+
+    Returns:
+        ``image`` ``(channel + 1, *patch)``, the outline last; ``mask`` ``(*patch)``; ``affine`` of the cut.
+
+    Raises:
+        CohortError: where there is no mask, or nothing in it.
+    """
+    from monai.data import MetaTensor
+
+    if whole.mask is None or not bool(whole.mask.any()):
+        raise CohortError(
+            "an outlined lesion to classify",
+            found="no mask" if whole.mask is None else "an empty mask",
+            cure="Outline the lesion (a segmentation bundle can), or classify whole scans.",
+        )
+    image, mask = whole.image, whole.mask[None].float()
+    if plan.spatial_dims == 2:
+        image, mask = image.unsqueeze(plan.slice_axis + 1), mask.unsqueeze(plan.slice_axis + 1)
+    data: Any = {
+        "image": MetaTensor(image.clone(), affine=whole.affine),
+        "mask": MetaTensor(mask, affine=whole.affine),
+    }
+    for step in _cutters(plan):
+        data = step(data)
+    affine = torch.as_tensor(data["image"].affine).double()
+    made, outline = data["image"].as_tensor().float(), data["mask"].as_tensor()[0].to(torch.uint8)
+    if plan.spatial_dims == 2:
+        made, outline = made.squeeze(plan.slice_axis + 1), outline.squeeze(plan.slice_axis)
+    return Prepared(made.contiguous(), outline.contiguous(), affine, whole.patient, whole.tumour)
+
+
+@functools.lru_cache(maxsize=4)
+def _cutters(plan: Plan) -> list[Callable[..., Any]]:
+    from monai.bundle import ConfigComponent
+
+    return [ConfigComponent(config=c).instantiate() for c in plan.cut()]
+
+
 @functools.lru_cache(maxsize=16)
 def _steps(plan: Plan, key: str) -> list[Callable[..., Any]]:
     from monai.bundle import ConfigComponent
