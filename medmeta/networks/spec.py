@@ -157,7 +157,7 @@ def encoder(
 def lesion_encoder(channels: int, patch: Sequence[int], base: int = 16) -> dict[str, Any]:
     """Describe a small convolutional encoder for lesions cut out of their scans: one feature vector an image.
 
-    Three halvings, then one linear layer from all that is left, so that it is worth its seconds where a lesion
+    Three halvings, then one linear layer from all that is left: little, and enough where a lesion
     fills the patch; group norm for the reason of :func:`encoder`.
 
     Args:

@@ -126,8 +126,9 @@ def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_p
     command += ["--learner", "prototypical", "--steps", "100000", "--pretrain", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         waited = time.monotonic()
-        while not (out / "log.jsonl").is_file() and process.poll() is None:
-            assert time.monotonic() - waited < 120
+        log = out / "log.jsonl"
+        while not (log.is_file() and log.stat().st_size) and process.poll() is None:  # until its first step
+            assert time.monotonic() - waited < 240
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
