@@ -80,21 +80,36 @@ CODES: dict[str, tuple[str, str]] = {
 }
 
 
+def own_name(path: str | Path) -> str:
+    """What may be said of where something is: a file's own name, nothing of a folder or an archive.
+
+    Hospitals call the folder or the zip of a study by the patient's name.
+
+    Example:
+        >>> own_name("DOE_JANE/000.dcm"), own_name("DOE_JANE"), own_name("DOE_JANE.zip")
+        ('000.dcm', '', '')
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".zip":
+        return ""
+    return path.name if path.is_file() or (path.suffix and not path.is_dir()) else ""
+
+
 class VolumeError(MedmetaError):
     """A file that cannot be read right, or was read right and cannot be used.
 
     Args:
         code: one of ``CODES``; stable, for programs.
         found: what was there instead; never a patient's name, id or date.
-        where: the file or folder meant; only its own name is kept.
+        where: the file or folder meant; only a file's own name is kept (see ``own_name``).
         cure: what to do, where more can be said than the code's own advice.
 
     Example:
-        >>> error = VolumeError("missing-slice", found="1 gap", where="scan/ct")
+        >>> error = VolumeError("missing-slice", found="1 gap", where="scan/ct.dcm")
         >>> error.code
         'missing-slice'
         >>> print(error)
-        wanted every slice of the series, found 1 gap in 'ct'. Fetch the series from the archive again.
+        wanted every slice of the series, found 1 gap in 'ct.dcm'. Fetch the series from the archive again.
     """
 
     def __init__(
@@ -103,7 +118,8 @@ class VolumeError(MedmetaError):
         wanted, advice = CODES[code]
         self.code = code
         self._parts = (code, found, where, cure)
-        place = f" in {Path(where).name!r}" if where is not None and Path(where).name else ""
+        name = own_name(where) if where is not None else ""
+        place = f" in {name!r}" if name else ""
         super().__init__(wanted, found=found + place, cure=cure or advice)
 
     def __reduce__(self) -> tuple:

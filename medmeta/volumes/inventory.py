@@ -397,6 +397,8 @@ def _owners(mask: Path, index: _Index) -> list[Path]:
     """The images that a mask belongs to."""
     base = _base(mask)
     beside = index.get(mask.parent, [])
+    if len(beside) == 1 and _MASK_WORD.fullmatch(base):  # "p1/t1.nii.gz" and "p1/mask.nii.gz"
+        return [beside[0][1]]
     apart = index.get(mask.parent.parent / "*", []) if _MASK_FOLDER.match(mask.parent.name) else []
     for candidates in (beside, apart):
         exact = [image for name, image in candidates if base in (name, _CHANNEL.sub("", name))]

@@ -15,7 +15,7 @@ from medmeta.volumes.archive import unpacked
 from medmeta.volumes.dicom_header import RTSTRUCT, Header, is_dicom, read_header
 from medmeta.volumes.dicom_read import read_stack
 from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, group
-from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.errors import VolumeError, own_name
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.metaimage import read_metaimage
 from medmeta.volumes.nifti import read_nifti
@@ -80,7 +80,7 @@ def load(
     """
     scan = read(path, series=series, modality=modality, description=description, max_voxels=max_voxels)
     for warning in scan.warnings:
-        _LOG.warning("%s: %s", Path(path).name, warning)
+        _LOG.warning("%s: %s", own_name(path) or "a series", warning)
     return tensor(scan)
 
 

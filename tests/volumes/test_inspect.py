@@ -105,6 +105,7 @@ def test_a_mask_that_does_not_fit_is_a_finding_of_its_own(tmp_path: Path) -> Non
         (["imagesTr/p1_0000.nii.gz", "imagesTr/p1_0001.nii.gz"], "labelsTr/p1.nii.gz"),
         (["images/p1.nii"], "masks/p1.nii"),
         (["p1/scan.nii"], "p1/scan-seg.nii"),
+        (["p1/t1.nii.gz"], "p1/mask.nii.gz"),
     ],
 )
 def test_masks_find_their_images(tmp_path: Path, images: list[str], mask_name: str) -> None:
