@@ -446,6 +446,15 @@ def test_the_norm_has_torchs_derivatives(
         torch.testing.assert_close(other, F.instance_norm(given[0], None, None, *given[1:]))
 
 
+@pytest.mark.parametrize("weights", [1, 4])
+def test_the_activation_has_torchs_derivatives(weights: int) -> None:
+    from medmeta.learners.activation import prelu
+
+    given = random(2, 4, 3, 2, 2), random(weights, seed=1)
+    torch.testing.assert_close(prelu(*given), torch.prelu(*given))
+    derivatives_are_right(prelu, given)
+
+
 def test_a_norm_of_numbers_far_from_zero_is_torchs() -> None:
     from medmeta.learners.normalisation import Norm
 

@@ -1,0 +1,82 @@
+"""PReLU with first and second derivatives as products, for faster meta-gradients.
+
+Torch chooses between two slopes voxel by voxel, twenty times slower on a CPU than multiplying by a mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Prelu(torch.autograd.Function):
+    """Numbers above zero as they are, others times a learnt weight (He et al. 2015, equation 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
+        """Images ``(n, channel, *space)``, one weight or one a channel."""
+        ctx.save_for_backward(image, weight)
+        return torch.prelu(image, weight)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of image and weight, with a derivative of their own."""
+        apply: Any = Slopes.apply
+        found: tuple[Tensor, Tensor] = apply(slope, *ctx.saved_tensors)
+        return found
+
+
+class Slopes(torch.autograd.Function):
+    """The backward pass of :class:`Prelu` as a function of slope, image and weight."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of image and weight."""
+        ctx.save_for_backward(slope, image, weight)
+        ctx.set_materialize_grads(False)
+        return slope * _factor(image, weight), _reduce(slope * image.clamp(max=0), weight)
+
+    @staticmethod
+    def backward(
+        ctx: Any, on_image: Tensor | None, on_weight: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Slopes of the slopes."""
+        slope, image, weight = ctx.saved_tensors
+        below = (image <= 0).to(image.dtype).mul_(slope)
+        by_slope = by_image = by_weight = None
+        if on_image is not None:
+            by_slope = on_image * _factor(image, weight)
+            by_weight = _reduce(on_image * below, weight)
+        if on_weight is not None:
+            each = _spread(on_weight, image)
+            more = image.clamp(max=0).mul_(each)
+            by_slope = more if by_slope is None else by_slope.add_(more)
+            by_image = below * each
+        return by_slope, by_image, by_weight
+
+
+def _spread(weight: Tensor, image: Tensor) -> Tensor:
+    return weight.reshape(-1, *[1] * (image.ndim - 2))
+
+
+def _factor(image: Tensor, weight: Tensor) -> Tensor:
+    """One above zero, the weight below."""
+    each = _spread(weight, image)
+    return (image > 0).to(image.dtype).mul_(1 - each).add_(each)
+
+
+def _reduce(image: Tensor, weight: Tensor) -> Tensor:
+    if weight.numel() == 1:
+        return image.sum().reshape(weight.shape)
+    return image.sum([0, *range(2, image.ndim)])
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor | None:
+    """Activate as ``torch.prelu`` does; None where that is as quick."""
+    if input.is_cuda or input.ndim < 4:
+        return None
+    apply: Any = Prelu.apply
+    out: Tensor = apply(input, weight)
+    return out
