@@ -213,11 +213,9 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """Normalise as ``torch.nn.functional.group_norm`` does; None where that is as quick."""
-    if input.is_cuda or input.ndim < 4 or input.numel() < SMALL:
+    if input.ndim != 5:  # torch's own is quick where it need not be channels last
         return None
-    apply: Any = Norm.apply
-    out: Tensor = apply(input, weight, bias, num_groups, eps)
-    return out
+    return _norm(input, num_groups, weight, bias, eps)
 
 
 def instance_norm(
@@ -233,4 +231,11 @@ def instance_norm(
     """Normalise as ``torch.nn.functional.instance_norm`` does; None where that is as quick."""
     if running_mean is not None or not use_input_stats or input.shape[2:].numel() < 2:
         return None  # the last torch refuses, with its own words
-    return group_norm(input, input.shape[1], weight, bias, eps)
+    return _norm(input, input.shape[1], weight, bias, eps)
+
+
+def _norm(input: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, tiny: float) -> Any:
+    if input.is_cuda or input.ndim < 4 or input.numel() < SMALL:
+        return None
+    apply: Any = Norm.apply
+    return apply(input, weight, bias, groups, tiny)
