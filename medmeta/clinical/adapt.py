@@ -61,7 +61,7 @@ def adapt(
     trained = run if isinstance(run, Run) else open_run(run)
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
     store = Store(trained.plan)
-    volumes, classes = _chosen(cohort, trained.task, tumour)
+    volumes, classes = _chosen(cohort, trained, tumour)
     prepared = [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
     if trained.task == "classification" and tumour is not None:
         examples = _against_rest(prepared, tumour, trained, seed)
@@ -85,7 +85,7 @@ def adapt(
 
 
 def _chosen(
-    cohort: Cohort, task: str, tumour: str | None
+    cohort: Cohort, run: Run, tumour: str | None
 ) -> tuple[tuple[Volume, ...], tuple[str, ...] | None]:
     """The volumes to learn from and the classes, where they do not follow from the volumes."""
     types = cohort.tumours
@@ -95,8 +95,13 @@ def _chosen(
             found="no such type",
             cure=nearest(tumour, types) if types else "Name the type in the cohort.",
         )
-    if task == "classification":
-        return cohort.volumes, None
+    if run.task == "classification":
+        kept = tuple(v for v in cohort.volumes if run.plan.takes(v))
+        if not kept:
+            raise BundleError(
+                "masks that outline the lesions", found="none", cure="Add masks to the support."
+            )
+        return kept, None
     if tumour is None and len(types) != 1:
         raise BundleError(
             "one tumour type in the support",

@@ -37,6 +37,9 @@ ROW = (
 )
 """A row of predictions.csv is named by its case alone: the folders far above it may name a patient."""
 
+PAIRS = "$[{'image': image, 'mask': mask} for image, mask in zip(@datalist, @masklist, strict=True)]"
+"""Where lesions are classified, a scan comes with the mask that outlines one: the two lists in one order."""
+
 EXPRESSIONS = (
     "$import glob",
     "$import torch",
@@ -46,6 +49,9 @@ EXPRESSIONS = (
     "$@bundle_root + '/models/model.pt'",
     "$sorted(glob.glob(@dataset_dir + '/*'))",
     "$[{'image': path} for path in @datalist]",
+    "$@bundle_root + '/masks'",
+    "$sorted(glob.glob(@mask_dir + '/*'))",
+    PAIRS,
     DEPTH,
     CASE,
     ROW,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medmeta.clinical.bundle import CASE, DEPTH, ROW, BundleError
+from medmeta.clinical.bundle import CASE, DEPTH, PAIRS, ROW, BundleError
 from medmeta.volumes import Plan
 
 SCHEMA = (
@@ -90,6 +90,8 @@ def inference(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     ]
     if plan.whole:
         handlers.append(_saver())
+    outlined = plan.lesion is not None
+    masks = {"mask_dir": "$@bundle_root + '/masks'", "masklist": "$sorted(glob.glob(@mask_dir + '/*'))"}
     return {
         "imports": ["$import glob", "$import torch"],
         "bundle_root": ".",
@@ -97,6 +99,7 @@ def inference(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*'))",
+        **(masks if outlined else {}),
         "depth": DEPTH,
         "layers": [dict(layer) for layer in layers],
         "network_def": "$torch.nn.Sequential(*@layers)",
@@ -104,7 +107,7 @@ def inference(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": _preprocessing(plan)},
         "dataset": {
             "_target_": "monai.data.Dataset",
-            "data": "$[{'image': path} for path in @datalist]",
+            "data": PAIRS if outlined else "$[{'image': path} for path in @datalist]",
             "transform": "@preprocessing",
         },
         "dataloader": {
@@ -141,14 +144,16 @@ def _saver() -> dict[str, Any]:
 
 
 def _preprocessing(plan: Plan) -> list[dict[str, Any]]:
-    steps = solid_transforms(plan) if not plan.whole else plan.transforms()
+    masks = ("mask",) if plan.lesion is not None else ()
+    steps = solid_transforms(plan) if not plan.whole else plan.transforms(masks=masks)
+    keys = ["image", *masks]
     return [
         {
             "_target_": "monai.transforms.LoadImaged",
-            "keys": ["image"],
+            "keys": keys,
             "reader": ["PydicomReader", "NibabelReader"],
         },
-        {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": ["image"]},
+        {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": keys},
         *steps,
     ]
 
@@ -238,12 +243,19 @@ def _input(plan: Plan) -> dict[str, Any]:
         "type": "image",
         "format": "hounsfield" if windowed else "magnitude",
         "modality": "CT" if windowed else "MR",
-        "num_channels": plan.channels,
+        "num_channels": plan.inputs,
         "spatial_shape": list(plan.patch),
         "dtype": "float32",
         "value_range": scaled,
         "is_patch_data": not plan.whole,
-        "channel_def": {str(n): f"image {n}" for n in range(plan.channels)},
+        "channel_def": _channels(plan),
+    }
+
+
+def _channels(plan: Plan) -> dict[str, str]:
+    named = [f"image {n}" for n in range(plan.channels)]
+    return {
+        str(n): name for n, name in enumerate([*named, *(["outline"] if plan.lesion is not None else [])])
     }
 
 

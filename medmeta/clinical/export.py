@@ -138,7 +138,7 @@ def _refuse_other(
 
 
 def _example(plan: Plan) -> torch.Tensor:
-    shape = (1, plan.channels, *plan.patch)
+    shape = (1, plan.inputs, *plan.patch)
     return torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
 
 

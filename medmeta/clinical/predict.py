@@ -21,7 +21,8 @@ from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.config import inferer, solid_transforms
 from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.errors import MedmetaError
-from medmeta.volumes import Plan, load, restore
+from medmeta.volumes import Plan, load, load_mask, prepare, restore
+from medmeta.volumes.prepared import cut_lesion
 from medmeta.volumes.progress import Track, silent
 
 _LOG = logging.getLogger("medmeta.clinical")
@@ -38,6 +39,7 @@ def predict(
     inputs: Iterable[Input | Sequence[Input]],
     out: Input,
     *,
+    masks: Iterable[Input] | None = None,
     formats: Sequence[str] = ("nifti",),
     resume: bool = False,
     track: Track = silent,
@@ -53,6 +55,8 @@ def predict(
         bundle: its folder, or what :func:`medmeta.clinical.load_bundle` gave.
         inputs: a NIfTI file, the folder or zip of one DICOM series each, or a sequence of them, one
             a channel.
+        masks: where lesions are classified, the file that outlines each scan's lesion, in the order of
+            ``inputs``.
         out: folder to write; cases that are there are refused unless ``resume``.
         formats: of a segmentation, among :data:`FORMATS`: ``"seg"`` writes a DICOM Segmentation and
             ``"sr"`` a measurement report beside it (TID 1500), both for DICOM scans;
@@ -71,6 +75,7 @@ def predict(
     _refuse_formats(formats)
     predictor = bundle if isinstance(bundle, BundlePredictor) else load_bundle(bundle)
     cases = name_cases(inputs)
+    outlines = _outlines(predictor, list(cases), masks)
     folder = Path(out)
     there = [name for name in cases if (folder / name).exists()]
     if there and not resume:
@@ -85,8 +90,25 @@ def predict(
         if name in there:
             results.append({"case": name, "ok": True, "message": "", "files": [], "skipped": True})
         else:
-            results.append(_case(predictor, name, cases[name], folder, formats))
+            results.append(_case(predictor, name, cases[name], folder, formats, outlines.get(name)))
     return results
+
+
+def _outlines(
+    predictor: BundlePredictor, names: Sequence[str], masks: Iterable[Input] | None
+) -> dict[str, Path]:
+    """The mask of each case, where the bundle classifies lesions."""
+    given = [Path(m) for m in masks or ()]
+    wanted = len(names) if predictor.plan.lesion is not None else 0
+    if len(given) != wanted:
+        raise BundleError(
+            f"{wanted} mask(s), one a scan, that outline the lesions to classify" if wanted else "no masks",
+            found=str(len(given)),
+            cure="Give --mask FILE for each scan; a segmentation bundle can make it."
+            if wanted
+            else "Leave --mask out: this bundle needs none.",
+        )
+    return dict(zip(names, given, strict=False))
 
 
 def name_cases(inputs: Iterable[Input | Sequence[Input]]) -> dict[str, tuple[Path, ...]]:
@@ -131,7 +153,12 @@ def _refuse_formats(formats: Sequence[str]) -> None:
 
 
 def _case(
-    predictor: BundlePredictor, name: str, paths: tuple[Path, ...], out: Path, formats: Sequence[str]
+    predictor: BundlePredictor,
+    name: str,
+    paths: tuple[Path, ...],
+    out: Path,
+    formats: Sequence[str],
+    mask: Path | None = None,
 ) -> dict[str, Any]:
     temporary = out / f".{name}.{secrets.token_hex(4)}"
     done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
@@ -143,7 +170,7 @@ def _case(
             _write_segmentation(predictor, segmented, paths[0], temporary / name, formats)
             found = segmented.facts
         else:
-            found = _classify(predictor, image, temporary / f"{name}.json")
+            found = _classify(predictor, image, mask, temporary / f"{name}.json")
         os.replace(temporary, out / name)
         files = [f"{name}/{file.name}" for file in sorted((out / name).iterdir())]
         return {**done, **found, "ok": True, "files": files}
@@ -172,18 +199,23 @@ def read_channels(paths: Sequence[Path]) -> Any:
     return load(paths[0]) if len(paths) == 1 else read_image(Volume("", tuple(paths)))
 
 
-def probabilities(predictor: BundlePredictor, image: Any) -> Tensor:
+def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> Tensor:
     """Probabilities of every class: ``(way, x, y, z)`` on the grid of ``image``, or ``(way)``.
 
     Args:
         predictor: of a bundle.
         image: native MetaTensor ``(channel, x, y, z)``, as :func:`medmeta.volumes.load` gives it.
+        mask: MetaTensor ``(1, x, y, z)`` on the same grid, where lesions are classified.
 
     Raises:
         CohortError: where the channels are not as planned or voxels are not finite.
     """
     plan = predictor.plan
-    voxels, affine = _prepared(plan, image)
+    if plan.lesion is not None:
+        cut = cut_lesion(plan, prepare(plan, image, mask=(mask > 0).to(torch.uint8)))
+        voxels, affine = cut.image, cut.affine
+    else:
+        voxels, affine = _prepared(plan, image)
     with torch.no_grad():
         logits = _build(inferer(plan))(voxels[None], predictor)[0]
     if not bool(torch.isfinite(logits).all()):
@@ -277,8 +309,9 @@ def write_nifti(labels: np.ndarray[Any, Any], affine: np.ndarray[Any, Any], file
     nibabel.save(image, file)
 
 
-def _classify(predictor: BundlePredictor, image: Any, file: Path) -> dict[str, Any]:
-    soft = probabilities(predictor, image).tolist()
+def _classify(predictor: BundlePredictor, image: Any, mask: Path | None, file: Path) -> dict[str, Any]:
+    outline = load_mask(mask, like=image) if mask is not None else None
+    soft = probabilities(predictor, image, outline).tolist()
     found = {
         "class": predictor.classes[int(np.argmax(soft))],
         "probabilities": {c: round(p, 6) for c, p in zip(predictor.classes, soft, strict=True)},
