@@ -106,12 +106,12 @@ class _Bar:
     """A progress bar on stderr that fits every ``track(items, description=, total=)`` argument."""
 
     def __init__(self) -> None:
-        self.said = ""
+        self.said = self.score = ""
 
     def __call__(self, items: Any, description: str = "", total: int | None = None) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.said = ""
+        self.said = self.score = ""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -127,10 +127,9 @@ class _Bar:
 
     def note(self, record: dict[str, Any]) -> None:
         """Show the newest figures of training beside the bar."""
-        shown = [f"loss {record['loss']:.3f}", f"{record['tasks_per_second']:.1f} tasks/s"]
-        if "score" in record:
-            shown.insert(1, f"score {record['score']:.3f}")
-        self.said = "  ".join(shown)
+        if "score" in record:  # stays until the next validation
+            self.score = f"validation {record['score']:.3f}  "
+        self.said = f"loss {record['loss']:.3f}  {self.score}{record['tasks_per_second']:.1f} tasks/s"
 
 
 @app.command()
@@ -257,11 +256,16 @@ def train(
     against: Annotated[
         str | None, typer.Option(help="To classify: tell one type from the 'rest' or from 'none'.")
     ] = None,
+    lesion: Annotated[
+        float | None,
+        typer.Option(help="To classify outlined lesions (masks needed), so many mm around them kept."),
+    ] = None,
     seed: Seed = 0,
     cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Meta-train a learner on cohorts; some types may be held out from every stage."""
+    from medmeta.episodes import Augment
     from medmeta.training import Recipe, Schedule, Stopped
     from medmeta.training import train as run
     from medmeta.volumes import open_cohort
@@ -273,6 +277,8 @@ def train(
         warm=Schedule(steps=pretrain, meta_batch=meta_batch) if pretrain else None,
         way=way,
         against=against,
+        lesion=lesion,
+        augment=Augment(rotate=90.0, scale=0.15, apart=True) if lesion is not None else Augment(),
         validate_on=tuple(validate_on or ()),
         seed=seed,
     )
@@ -338,12 +344,15 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
     scan: Annotated[list[Path], typer.Argument(help="NIfTI files, DICOM folders or zips.")],
     out: Out,
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Outlines of the lesions to classify, one a scan.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON."""
     from medmeta.clinical import predict as run_predict
 
-    done = run_predict(bundle, scan, out, track=_Bar())
+    done = run_predict(bundle, scan, out, masks=mask, track=_Bar())
     for one in done:
         if as_json:
             typer.echo(json.dumps(one))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medmeta.episodes import Episode, Examples
 from medmeta.learners import Learner
 from medmeta.training import RunError, Schedule, Stopped, meta_train
 from medmeta.training.run import Folder
@@ -173,6 +176,32 @@ class Greedy(nn.Module):
 def test_too_little_memory_names_what_to_lower() -> None:
     with pytest.raises(RunError, match=r"2 shots \(4 support examples\), 3 inner steps.*Lower the patch"):
         meta_train(Greedy(), Points(), SCHEDULE)
+
+
+def test_too_little_memory_names_the_patch() -> None:
+    class Volumes:
+        def __getitem__(self, index: int) -> Episode:
+            label = torch.zeros(1, 4, 5, 6, dtype=torch.int64)
+            label[:, 1:3] = 1
+            one, other = (
+                Examples(torch.zeros(1, 1, 4, 5, 6), label, ("background", "tumour"), (who,)) for who in "ab"
+            )
+            return Episode(one, other)
+
+    with pytest.raises(RunError, match=r"patches of 4 x 5 x 6 voxels, 1 shots .*3 inner steps and 2 tasks"):
+        meta_train(Greedy(), Volumes(), SCHEDULE)
+
+
+def test_progress_shows_loss_score_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from medmeta import cli
+
+    shown = io.StringIO()
+    monkeypatch.setattr(cli, "_log", Console(file=shown, force_terminal=True, width=150))
+    trained(track=cli._Bar(), validate=lambda _: 0.25)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).splitlines()[-1]
+    assert re.search(r"24/24 0:00:00 loss \d\.\d{3}  validation 0\.250  \d+\.\d tasks/s", last)
 
 
 def test_other_errors_come_as_they_are() -> None:

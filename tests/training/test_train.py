@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -135,3 +137,35 @@ def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_p
     assert process.returncode == 143, said
     assert (out / "last.safetensors").is_file()
     assert "--resume" in said
+
+
+def test_early_stopping_looks_at_types_of_its_own(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, validate_on=("cyst",), warm=None)
+    run = train(cohort, recipe, out=tmp_path / "run", hold_out=["sarcoma"])
+    assert (run.types, run.held_out, run.config["validated_on"]) == (("glioma",), ("sarcoma",), ["cyst"])
+    scores = [json.loads(line).get("score") for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [score is None for score in scores] == [True, False, True, False]
+    assert run.unseen(cohort.volumes) == tuple(v for v in cohort.volumes if v.tumour == "sarcoma")
+    with pytest.raises(CohortError, match="sarcoma"):
+        train(cohort, replace(recipe, validate_on=("sarcoma",)), out=tmp_path / "two", hold_out=["sarcoma"])
+
+
+def test_two_processes_of_the_command_train_what_one_does(folder: Path, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    weights = []
+    for name, before in (("one", []), ("two", launcher)):
+        command = [sys.executable, "-W", "ignore", *before, "-m", "medmeta", "train", str(folder)]
+        command += ["--out", str(tmp_path / name), "--learner", "prototypical", "--steps", "3"]
+        done = subprocess.run(
+            [*command, "--pretrain", "0", "--hold-out", "sarcoma"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        weights.append(open_run(tmp_path / name).learner.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-6, atol=1e-6)
