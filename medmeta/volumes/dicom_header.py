@@ -64,6 +64,7 @@ class Header:
         slices: its planes.
         unit: what rescaled values mean.
         patient: identifier with its issuer; raw, so for memory only.
+        study: StudyInstanceUID; likewise.
         warnings: what a reader of the pixels should know.
     """
 
@@ -95,6 +96,7 @@ class Header:
     multiframe: bool = False
     segmented: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    study: str = ""
 
     @property
     def is_mask(self) -> bool:
@@ -202,6 +204,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         multiframe=multiframe,
         segmented=_referenced(ds) if sop_class in MASKS else (),
         warnings=_warnings(ds, sop_class),
+        study=text(ds, 0x0020000D),
     )
 
 

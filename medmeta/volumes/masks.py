@@ -16,6 +16,27 @@ _GREY = 255
 _FEW, _MANY, _ALIKE = 16, 400, 0.7
 
 
+def different(array: NDArray) -> NDArray:
+    """The different values of an array, sorted; counted where they are whole and close, which is faster.
+
+    Example:
+        >>> different(np.array([[3, 0], [3, 7]])).tolist()
+        [0, 3, 7]
+    """
+    # a slab at a time: the whole mask of a hospital's CT would take gigabytes as 64-bit numbers
+    slabs = np.array_split(array.ravel(order="K"), max(1, array.size // 2**22))
+    return np.unique(np.concatenate([_of_slab(slab) for slab in slabs]))
+
+
+def _of_slab(slab: NDArray) -> NDArray:
+    if not slab.size or (slab.dtype.kind == "f" and (slab != np.rint(slab)).any()):
+        return np.unique(slab)
+    low, high = slab.min(), slab.max()
+    if slab.dtype.kind not in "iuf" or float(high) - float(low) > 2**16 or abs(float(low)) > 2**40:
+        return np.unique(slab)
+    return np.flatnonzero(np.bincount(slab.astype(np.int64) - int(low))) + int(low)
+
+
 def whole_numbers(array: NDArray, path: Path, *, picture: bool = False) -> NDArray[np.int32]:
     """The label values of an array, checked.
 
@@ -29,7 +50,7 @@ def whole_numbers(array: NDArray, path: Path, *, picture: bool = False) -> NDArr
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise VolumeError("not-finite", found="NaN or infinity in a mask", where=path)
-    values = np.unique(array)
+    values = different(array)
     if array.dtype.kind == "f" and (values != np.rint(values)).any():
         part = float(values[values != np.rint(values)][0])
         raise VolumeError("not-whole", found=f"the value {part:g}", where=path)
@@ -60,7 +81,7 @@ def choose_label(mask: NDArray[np.int32], label: int | None, path: Path) -> NDAr
     Raises:
         VolumeError: ``empty-mask``, ``missing-label``, ``grey-mask`` (255 and nobody asked for it).
     """
-    held = np.unique(mask[mask > 0]).tolist()
+    held = [value for value in different(mask).tolist() if value > 0]
     if label is None:
         if not held:
             raise VolumeError("empty-mask", found="zeros only", where=path)

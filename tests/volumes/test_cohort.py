@@ -8,10 +8,14 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
-from medmeta.volumes import CohortError, open_cohort
+from medmeta.volumes import CohortError, VolumeError, load_mask, open_cohort
+from medmeta.volumes import load as load_image
 from medmeta.volumes.layouts.labels import label_values
+from tests.volumes.test_dicom_masks import mask as segments
+from tests.volumes.test_dicom_masks import source, write
 
 
 def save(file: Path, voxels: np.ndarray) -> Path:
@@ -237,7 +241,6 @@ def test_a_pattern_finds_the_patient_of_a_slice(tmp_path: Path) -> None:
     ("values", "dtype", "found"),
     [
         ([0, 3, 255], np.uint8, (3, 255)),
-        ([0, -1, 2], np.int16, (-1, 2)),
         ([0, 1, 2], np.float32, (1, 2)),
         ([0, 10**6, 5], np.int32, (5, 10**6)),
         ([0, 0, 0], np.uint8, ()),
@@ -248,11 +251,14 @@ def test_label_values(tmp_path: Path, values: list[int], dtype: type, found: tup
     assert label_values(save(tmp_path / "m.nii.gz", voxels)) == found
 
 
-@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
-def test_label_values_that_are_not_whole(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "code"), [(0.5, "not-whole"), (-1, "not-whole"), (np.nan, "not-finite"), (np.inf, "not-finite")]
+)
+def test_label_values_that_are_not_whole(tmp_path: Path, value: float, code: str) -> None:
     voxels = np.full((4, 4, 4), value, dtype=np.float32)
-    with pytest.raises(ValueError, match="not whole numbers"):
+    with pytest.raises(VolumeError) as caught:
         label_values(save(tmp_path / "m.nii.gz", voxels))
+    assert caught.value.code == code
 
 
 def test_a_folder_a_patient_is_not_taken_for_a_folder_a_class(sample_data: Path, tmp_path: Path) -> None:
@@ -261,3 +267,97 @@ def test_a_folder_a_patient_is_not_taken_for_a_folder_a_class(sample_data: Path,
         (tmp_path / patient.name / "series").symlink_to((patient / "image").resolve())
     with pytest.raises(CohortError, match="none of them"):
         open_cohort(tmp_path)
+
+
+# -- what a layout must not get silently wrong ---------------------------------------------------------------
+
+
+def test_a_mask_s_labels_are_what_loading_it_finds(tmp_path: Path) -> None:
+    from PIL import Image
+
+    drawn = np.zeros((5, 6), np.uint8)
+    drawn[1:3] = 255
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6)).save(tmp_path / "image.png")
+    (value,) = label_values(tmp_path / "mask.png")
+    found = load_mask(tmp_path / "mask.png", like=load_image(tmp_path / "image.png"), label=value)
+    assert int(found.sum()) == 12
+    np.savez_compressed(tmp_path / "mask.npz", mask=drawn // 255 * 3)
+    assert label_values(tmp_path / "mask.npz") == (3,)
+
+
+def test_one_flipped_bit_in_a_mask_is_that_case_s_problem(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for case in ("a", "b"):
+        image(tmp_path / "imagesTr" / f"{case}.nii.gz")
+        save(tmp_path / "labelsTr" / f"{case}.nii.gz", rng.integers(0, 2, (6, 5, 4)).astype(np.uint8))
+    file = tmp_path / "labelsTr" / "b.nii.gz"
+    raw = bytearray(file.read_bytes())
+    raw[-6] ^= 1  # of the checksum
+    file.write_bytes(raw)
+    cohort = open_cohort(tmp_path)
+    assert {v.patient for v in cohort.volumes} == {"a"}
+    assert cohort.problems == ("case 2: the mask has contents that cannot be read (damaged-file)",)
+
+
+def test_a_mask_of_undeclared_labels_makes_nobody_free_of_tumours(tmp_path: Path) -> None:
+    for case, labels in {"a": [1], "b": [2], "c": []}.items():
+        image(tmp_path / "imagesTr" / f"{case}.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{case}.nii.gz", labels)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "glioma": 1}}')
+    cohort = open_cohort(tmp_path)
+    assert [(v.patient, v.tumour) for v in cohort.volumes] == [("a", "glioma"), ("c", None)]
+    assert any("case 2: the mask holds none of the labels" in p for p in cohort.problems)
+
+
+def test_a_row_with_a_mask_of_nothing_said(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    mask(tmp_path / "m.nii.gz", [1])
+    table(tmp_path, "p1,a.nii.gz,m.nii.gz,", "p2,a.nii.gz,m.nii.gz,none", "p3,a.nii.gz,,")
+    cohort = open_cohort(tmp_path)
+    assert [v.patient for v in cohort.volumes] == ["p2", "p3"]
+    assert cohort.problems == ("row 2: a mask, and nothing in the column tumor to say of what",)
+
+
+def test_channels_keep_the_order_of_their_numbers() -> None:
+    from medmeta.volumes.layouts.decathlon import modalities
+
+    names = {str(n): f"m{n}" for n in reversed(range(12))}
+    assert modalities({"channel_names": names}) == tuple(f"M{n}" for n in range(12))
+
+
+def test_one_name_in_two_formats_is_said(tmp_path: Path) -> None:
+    for kind in ("glioma", "cyst"):
+        image(tmp_path / kind / "a.nii.gz")
+    image(tmp_path / "cyst" / "a.nii")
+    assert open_cohort(tmp_path).problems == ("class cyst: 1 file(s) of one name in two formats",)
+
+
+def tree(root: Path) -> Path:
+    """A CT with a SEG in a folder of archives' own making."""
+    _, made = source(root / "study")
+    write(made, segments(), root / "study" / "seg.dcm")
+    return root
+
+
+def test_dicom_masks_of_another_patient_or_nobody(tmp_path: Path) -> None:
+    file = tree(tmp_path) / "study" / "seg.dcm"
+    right = open_cohort(tmp_path)
+    assert {v.tumour for v in right.volumes} == {"core", "Edema"}
+    ds = pydicom.dcmread(file)
+    ds.PatientID = "somebody else"
+    ds.save_as(file)
+    with pytest.raises(CohortError, match="mask object 1: it and its series are of 2 patients"):
+        open_cohort(tmp_path, layout="dicom")
+
+
+def test_dicom_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    slices = sorted((root / "study" / "image").iterdir())
+    slices[2].write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    assert "1 file(s) that cannot be read" in open_cohort(root).problems[0]
+
+
+def test_a_link_to_nothing_is_passed_over(tmp_path: Path) -> None:
+    (tree(tmp_path) / "study" / "image" / "zzz").symlink_to(tmp_path / "gone")
+    assert len(open_cohort(tmp_path).volumes) == 2

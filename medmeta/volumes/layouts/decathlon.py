@@ -40,7 +40,8 @@ def modalities(about: Mapping[str, Any]) -> tuple[str, ...]:
     channels = about.get("channel_names") or about.get("modality") or {}
     if not isinstance(channels, dict):
         return ()
-    names = [str(channels[k]).upper() for k in sorted(channels, key=str)]
+    order = sorted(channels, key=lambda k: (int(k), "") if str(k).isdecimal() else (len(channels), str(k)))
+    names = [str(channels[k]).upper() for k in order]
     return tuple("MR" if n.startswith("MR") else n for n in names)
 
 

@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from medmeta.volumes.dicom_header import Header, is_dicom, read_header
+from medmeta.volumes.dicom_series import dicom_files, files_below
+from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.headers import read_headers
 from medmeta.volumes.layouts.listing import Listing, free_or
+from medmeta.volumes.loading import named_labels
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
-_MASKS = frozenset({"SEG", "RTSTRUCT"})
+# objects with pixels that are no image to look for tumours in
 _NOT_IMAGES = frozenset({"SR", "KO", "PR", "REG", "DOC", "RTPLAN", "RTDOSE", "FID", "SEG", "RTSTRUCT", "OT"})
-_TAGS = [
-    "Modality",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "PatientID",
-    "IssuerOfPatientID",
-    "ReferencedSeriesSequence",
-    "SegmentSequence",
-    "ReferencedFrameOfReferenceSequence",
-    "StructureSetROISequence",
-]
-
-
-@dataclass(frozen=True)
-class _Header:
-    path: Path
-    tags: Any
-
-    def text(self, name: str) -> str:
-        return str(self.tags.get(name, "") or "")
 
 
 def matches(path: Path) -> bool:
     """Whether the tree holds a SEG or RTSTRUCT; looks at a few files of each folder, where one would be."""
-    return path.is_dir() and any(
-        (header := _read(file)) is not None and header.text("Modality") in _MASKS for file in _telling(path)
-    )
+    return path.is_dir() and any(_is_mask(file) for file in _telling(path))
+
+
+def _is_mask(file: Path) -> bool:
+    try:
+        header = read_header(file) if is_dicom(file) else None
+    except VolumeError:
+        return False
+    return header is not None and header.is_mask
 
 
 def read(path: Path, track: Track = silent) -> Listing:
@@ -51,21 +38,21 @@ def read(path: Path, track: Track = silent) -> Listing:
     The tumour type is the segment's property type in words, else its label; an ROI's name. The patient is
     PatientID with its issuer. A series no mask refers to is left out, for nobody said what is in it.
     """
-    files = [file for folder, _, names in os.walk(path) for file in (Path(folder) / n for n in sorted(names))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values of odd form in fields that are not used here
-        with ThreadPoolExecutor(8) as pool:
-            tracked = track(pool.map(_read, files), description="reading headers", total=len(files))
-            headers = [h for h in tracked if h is not None]
-        series: dict[str, list[_Header]] = {}
-        for header in headers:
-            if header.text("Modality") not in _NOT_IMAGES:
-                series.setdefault(header.text("SeriesInstanceUID"), []).append(header)
-        listing = Listing()
-        used: set[str] = set()
-        masks = [h for h in headers if h.text("Modality") in _MASKS]
-        for number, mask in enumerate(sorted(masks, key=lambda h: h.path), start=1):
-            used.update(_add(listing, mask, series, number))
+    files = list(dicom_files(files_below(path)))
+    found = list(read_headers(files, workers=min(8, os.cpu_count() or 1), track=track))
+    headers = [header for header in found if isinstance(header, Header)]
+    listing = Listing()
+    series: dict[str, list[Header]] = {}
+    for header in headers:
+        if header.modality not in _NOT_IMAGES and not header.is_mask:
+            series.setdefault(header.series, []).append(header)
+    used: set[str] = set()
+    masks = sorted((header for header in headers if header.is_mask), key=lambda header: header.path)
+    for number, mask in enumerate(masks, start=1):
+        used.update(_add(listing, mask, series, number))
+    damaged = sum(isinstance(one, VolumeError) for one in found)
+    if damaged:
+        listing.problems.append(f"{damaged} file(s) that cannot be read: slices or masks may be missing")
     if len(series) > len(used):
         listing.problems.append(f"{len(series) - len(used)} series without a SEG or RTSTRUCT left out")
     return listing
@@ -76,71 +63,52 @@ def _telling(path: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(path):
         files = [Path(folder) / n for n in sorted(names) if not n.startswith(".")]
         if files:
-            sized = sorted(files, key=lambda f: f.stat().st_size)
+            sized = sorted(files, key=_size)
             yield from dict.fromkeys((files[0], files[-1], sized[0], sized[-1]))
 
 
-def _read(file: Path) -> _Header | None:
-    """The header of a DICOM file, None for any other."""
-    import pydicom
-
+def _size(file: Path) -> int:
+    """Bytes of a file, 0 where it has gone or is a link to nothing."""
     try:
-        with open(file, "rb") as raw:
-            if raw.read(132)[128:] != b"DICM":
-                return None
-        return _Header(file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS))
-    except Exception:  # noqa: BLE001 - what cannot be read as DICOM is not a part of this layout
-        return None
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
-def _add(listing: Listing, mask: _Header, series: dict[str, list[_Header]], number: int) -> set[str]:
+def _add(listing: Listing, mask: Header, series: dict[str, list[Header]], number: int) -> set[str]:
     """Add the targets of one SEG or RTSTRUCT; give the series they lie in."""
-    wanted = _referenced(mask)
-    found = sorted(wanted & set(series))
+    found = _referenced(mask, series)
     if len(found) != 1:
         listing.problems.append(
             f"mask object {number}: refers to {len(found)} series that are here, not to one"
         )
         return set()
     slices = series[found[0]]
-    patient = "|".join(filter(None, (slices[0].text("PatientID"), slices[0].text("IssuerOfPatientID"))))
+    patients = {one.patient for one in (*slices, mask)}
+    if len(patients) != 1:
+        listing.problems.append(f"mask object {number}: it and its series are of {len(patients)} patients")
+        return set()
+    patient = slices[0].patient.removesuffix("^")  # of an issuer that is not named
     if not patient:
-        patient = slices[0].text("StudyInstanceUID")
+        patient = slices[0].study
         listing.problems.append(f"mask object {number}: no PatientID, the study is taken as the patient")
     folder = Path(os.path.commonpath([str(s.path.parent) for s in slices]))
-    targets = _targets(mask)
+    try:
+        targets = named_labels(mask.path)
+    except VolumeError as error:
+        listing.problems.append(f"mask object {number}: cannot be read ({error.code})")
+        return set(found)
     if not targets:
         listing.problems.append(f"mask object {number}: no segment")
-    for label, name in targets:
-        listing.volumes.append(
-            Volume(
-                patient, (folder,), mask.path, free_or(name), label, found[0], (slices[0].text("Modality"),)
-            )
-        )
+    for label, name in sorted(targets.items()):
+        tumour, modality = free_or(name or f"roi_{label}"), (slices[0].modality,)
+        listing.volumes.append(Volume(patient, (folder,), mask.path, tumour, label, found[0], modality))
     return set(found)
 
 
-def _referenced(mask: _Header) -> set[str]:
-    """UIDs of the series a SEG or RTSTRUCT refers to."""
-    uids = {str(s.get("SeriesInstanceUID", "")) for s in mask.tags.get("ReferencedSeriesSequence", [])}
-    for frame in mask.tags.get("ReferencedFrameOfReferenceSequence", []):
-        for study in frame.get("RTReferencedStudySequence", []):
-            uids |= {str(s.get("SeriesInstanceUID", "")) for s in study.get("RTReferencedSeriesSequence", [])}
-    return uids
-
-
-def _targets(mask: _Header) -> list[tuple[int, str]]:
-    """(number, name) of each segment or ROI."""
-    if mask.text("Modality") == "RTSTRUCT":
-        rois = mask.tags.get("StructureSetROISequence", [])
-        return [(int(r.ROINumber), str(r.get("ROIName") or f"roi_{r.ROINumber}")) for r in rois]
-    return [(int(s.SegmentNumber), _named(s)) for s in mask.tags.get("SegmentSequence", [])]
-
-
-def _named(segment: Any) -> str:
-    """A tumour's own code says its type; where the code says no more than "neoplasm" the label does."""
-    label = str(segment.get("SegmentLabel") or f"segment_{segment.SegmentNumber}")
-    codes = segment.get("SegmentedPropertyTypeCodeSequence") or []
-    meaning = str(codes[0].get("CodeMeaning", "")) if len(codes) else ""
-    vague = {"", "neoplasm", "lesion", "mass", "tissue", "nodule", "tumor", "tumour", "organ"}
-    return label if meaning.lower() in vague else meaning
+def _referenced(mask: Header, series: dict[str, list[Header]]) -> list[str]:
+    """The series a mask names; where it names none, those in its frame of reference."""
+    if mask.segmented:
+        return sorted(set(mask.segmented) & set(series))
+    frame = mask.frame_of_reference
+    return [uid for uid, slices in series.items() if frame and slices[0].frame_of_reference == frame]

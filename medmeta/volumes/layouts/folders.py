@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medmeta.volumes.dicom_header import read_header
+from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
@@ -70,24 +72,26 @@ def _is_series(folder: Path, files: list[Path]) -> bool:
 
 def _is_one_patient(folder: Path) -> bool:
     """Whether the first few DICOM series below are of one PatientID."""
-    import pydicom
-
     patients: set[str] = set()
     for below in sorted(p for p in folder.iterdir() if p.is_dir())[:5]:
         first = next((p for p in sorted(below.iterdir()) if p.is_file()), None)
         if first is None or not _is_series(below, list(image_files(below))):
             return False
         try:
-            tags = pydicom.dcmread(first, stop_before_pixels=True, specific_tags=["PatientID"])
-        except Exception:  # noqa: BLE001 - not DICOM, whatever else it is
+            header = read_header(first)
+        except VolumeError:
             return False
-        patients.add(str(tags.get("PatientID", "")))
+        patients.add(header.patient if header is not None else "")
     return len(patients) == 1
 
 
 def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | None) -> None:
     """Add every image of a folder with the mask that belongs to it."""
-    files = {stem(p): p for p in image_files(folder)}
+    found = list(image_files(folder))
+    files = {stem(p): p for p in found}
+    if len(files) < len(found):
+        doubled = len(found) - len(files)
+        listing.problems.append(f"class {tumour or 'none'}: {doubled} file(s) of one name in two formats")
     masks = {name: p for name, p in files.items() if _MASK.search(name)}
     images = {name: p for name, p in files.items() if name not in masks}
     owned = {_MASK.sub("", name): p for name, p in masks.items()}

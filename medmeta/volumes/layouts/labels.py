@@ -7,57 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.layouts.listing import CohortError, Listing
+from medmeta.volumes.loading import READERS, named_labels, read_raw_mask, suffix
+from medmeta.volumes.masks import different
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
 
 def label_values(path: Path) -> tuple[int, ...]:
-    """The non-zero whole numbers in a mask (NIfTI, NRRD, PNG, npz).
+    """The labels of a mask file: the values of its voxels but 0, or the numbers that a SEG or RTSTRUCT names.
 
     Raises:
-        ValueError: where the mask holds anything but whole numbers, or is of a kind not known here.
+        VolumeError: where ``load_mask`` would refuse the file whatever the image.
     """
-    array = _array(path)
-    if array.dtype.kind not in "biuf":
-        raise ValueError("values that are not whole numbers")
-    # a slab at a time: whole masks of a hospital's CT would take gigabytes as 64-bit numbers
-    values: set[int] = set()
-    for slab in np.array_split(array, max(1, array.size // 2**22)) if array.ndim else ():
-        values.update(_whole(slab))
-    return tuple(sorted(values - {0}))
-
-
-def _whole(slab: np.ndarray) -> list[int]:
-    """The different values of a slab, counted rather than sorted where they are few."""
-    if slab.dtype.kind == "f" and not (np.isfinite(slab).all() and np.array_equal(slab, np.floor(slab))):
-        raise ValueError("values that are not whole numbers")
-    if not slab.size:
-        return []
-    low, high = int(slab.min()), int(slab.max())
-    if high - low > 2**16:
-        return np.unique(slab.astype(np.int64)).tolist()
-    return (np.flatnonzero(np.bincount(slab.ravel().astype(np.int64) - low)) + low).tolist()
-
-
-def _array(path: Path) -> np.ndarray:
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        import nibabel
-
-        return np.asanyarray(nibabel.load(path).dataobj)
-    if name.endswith((".nrrd", ".nhdr")):
-        import nrrd
-
-        return np.asarray(nrrd.read(str(path))[0])
-    if name.endswith((".png", ".jpg", ".jpeg")):
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            return np.asarray(picture)
-    raise ValueError("a kind of file that is not known")
+    if suffix(path) not in READERS:
+        return tuple(sorted(named_labels(path)))
+    _, values = read_raw_mask(path)
+    return tuple(int(value) for value in different(values) if value > 0)
 
 
 def label_names(about: Mapping[str, Any], *, background: bool = False) -> dict[int, str]:
@@ -124,8 +91,10 @@ def per_label(
         unnamed.update(v for v in values if v not in names)
         held = [(v, names[v]) for v in values if v in names]
         listing.volumes.extend(_of(case, name, value) for value, name in held)
-        if not held:
+        if not values:
             listing.volumes.append(_of(case, None, None))
+        elif not held:  # something is there, so nobody can call the patient free of targets
+            listing.problems.append(f"{what} {number}: the mask holds none of the labels that have a name")
     if unnamed:
         listing.problems.append(f"label values without a name: {', '.join(map(str, sorted(unnamed)))}")
 
@@ -140,7 +109,5 @@ def _values(mask: Path | None) -> tuple[int, ...] | str:
         return ()
     try:
         return label_values(mask)
-    except ValueError as error:
-        return str(error) if "path" not in str(error).lower() else "contents that cannot be read"
-    except Exception as error:  # noqa: BLE001 - a damaged file of any kind is this case's problem only
-        return f"contents that cannot be read ({type(error).__name__})"
+    except VolumeError as error:  # by its code alone: the sentence names the file
+        return f"contents that cannot be read ({error.code})"

@@ -103,6 +103,9 @@ def _add(listing: Listing, row: dict[str, str], root: Path, number: int) -> None
     if missing:
         listing.problems.append(f"row {number}: the {missing[0]} file does not exist")
         return
+    if mask is not None and not row["tumor"]:
+        listing.problems.append(f"row {number}: a mask, and nothing in the column tumor to say of what")
+        return
     label = row.get("label", "")
     if label and not label.isdecimal():
         listing.problems.append(f"row {number}: the label is not a whole number")
