@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,43 +112,43 @@ def train(
     folder = Path(out)
     volumes, validation = split(cohorts, recipe, hold_out)
     ranks = Ranks.join()
-    _claim(folder, resume, ranks)
-    if store is None:
-        plan = plan_for(volumes, recipe)
-        store = Store(plan, cache, salt=_salt(folder, recipe, resume, ranks))
-        store.fill([v for v in (*volumes, *validation) if plan.takes(v)], track=track)
-    source = TaskSource(
-        volumes,
-        store,
-        seed=recipe.seed,
-        shot=recipe.shot,
-        query=recipe.query,
-        way=recipe.way,
-        crops=recipe.crops,
-        augment=recipe.augment,
-        against=recipe.against,
-    )
-    network = dict(recipe.network or _network(recipe, store.plan))
-    torch.manual_seed(recipe.seed)
-    learner = create_learner(recipe.learner, build(network), **_options(recipe))
-    warm = create_learner("pretrain-finetune", build(network), **_warm_options(recipe, source))
-    config = _config(recipe, learner, warm, network, store, source, hold_out)
-    config["seen"] = sorted({store.patient(v) for v in (*volumes, *validation)})
-    _same_recipe(folder, config, resume)
-    keeper = Folder(folder, writes=ranks.rank == 0)
-    keeper.start(config)
-    stage = _Stage(source, ranks, keeper, track, resume, device())
-    began = time.monotonic()
-    if recipe.warm is not None:
-        stage.pretrain(warm, recipe.warm)
-        _start_from(learner, warm)
-    validate = _validation(validation, recipe, store) if recipe.validate_on else None
-    stage.run(learner, recipe.schedule, validate)
-    keeper.finish(_module(learner))
-    keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
-    ranks.wait()
-    ranks.leave()
-    return open_run(folder)
+    with _claimed(folder, resume, ranks):
+        if store is None:
+            plan = plan_for(volumes, recipe)
+            store = Store(plan, cache, salt=_salt(folder, recipe, resume, ranks))
+            store.fill([v for v in (*volumes, *validation) if plan.takes(v)], track=track)
+        source = TaskSource(
+            volumes,
+            store,
+            seed=recipe.seed,
+            shot=recipe.shot,
+            query=recipe.query,
+            way=recipe.way,
+            crops=recipe.crops,
+            augment=recipe.augment,
+            against=recipe.against,
+        )
+        network = dict(recipe.network or _network(recipe, store.plan))
+        torch.manual_seed(recipe.seed)
+        learner = create_learner(recipe.learner, build(network), **_options(recipe))
+        warm = create_learner("pretrain-finetune", build(network), **_warm_options(recipe, source))
+        config = _config(recipe, learner, warm, network, store, source, hold_out)
+        config["seen"] = sorted({store.patient(v) for v in (*volumes, *validation)})
+        _same_recipe(folder, config, resume)
+        keeper = Folder(folder, writes=ranks.rank == 0)
+        keeper.start(config)
+        stage = _Stage(source, ranks, keeper, track, resume, device())
+        began = time.monotonic()
+        if recipe.warm is not None:
+            stage.pretrain(warm, recipe.warm)
+            _start_from(learner, warm)
+        validate = _validation(validation, recipe, store) if recipe.validate_on else None
+        stage.run(learner, recipe.schedule, validate)
+        keeper.finish(_module(learner))
+        keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
+        ranks.wait()
+        ranks.leave()
+        return open_run(folder)
 
 
 @dataclass
@@ -265,8 +266,9 @@ def _salt(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> str | Non
     return f"seed {recipe.seed}" if ranks.world > 1 else None
 
 
-def _claim(folder: Path, resume: bool, ranks: Ranks) -> None:
-    """Make the folder; one that exists is never written over."""
+@contextlib.contextmanager
+def _claimed(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
+    """Make the folder; one that exists is never written over, and one without a file is not left behind."""
     if ranks.rank == 0:
         if folder.exists() and any(folder.iterdir()) and not resume:
             raise RunError(
@@ -277,6 +279,13 @@ def _claim(folder: Path, resume: bool, ranks: Ranks) -> None:
         if resume and not (folder / "config.json").is_file():
             raise RunError("a run to go on with", found="none there", cure="Train without --resume.")
         folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if ranks.rank == 0:
+            with contextlib.suppress(OSError):  # what holds a file stays
+                folder.rmdir()
+        raise
 
 
 def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
