@@ -163,7 +163,7 @@ def _case(
     temporary = out / f".{name}.{secrets.token_hex(4)}"
     done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
     try:
-        image = read_channels(paths)
+        image = read_channels(paths, predictor.plan.channels)
         temporary.mkdir()
         if predictor.task == "segmentation":
             segmented = _segment(predictor, image)
@@ -186,8 +186,12 @@ def _case(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_channels(paths: Sequence[Path]) -> Any:
+def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
     """All channels of a scan as one MetaTensor ``(channel, x, y, z)``.
+
+    Args:
+        paths: one a channel, or one NIfTI with the channels on its fourth axis.
+        channels: how many there are to be.
 
     Raises:
         VolumeError: where a file cannot be read right.
@@ -196,7 +200,10 @@ def read_channels(paths: Sequence[Path]) -> Any:
     from medmeta.volumes.reading import read_image
     from medmeta.volumes.record import Volume
 
-    return load(paths[0]) if len(paths) == 1 else read_image(Volume("", tuple(paths)))
+    if len(paths) > 1:
+        return read_image(Volume("", tuple(paths)))
+    several = channels > 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
+    return load(paths[0], channels=channels if several else 1)
 
 
 def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> Tensor:

@@ -59,7 +59,11 @@ CODES: dict[str, tuple[str, str]] = {
     "bad-affine": ("an invertible affine of finite numbers", "Repair the header with the original's affine."),
     "sheared": ("axes at right angles", "Resample the volume to a straight grid first."),
     "flipped-forms": ("sform and qform of one handedness", "Find out which is right and remove the other."),
-    "several-times-file": ("one volume in the file", "Split the 4D file and read each volume."),
+    "several-times-file": (
+        "one volume in the file",
+        "Split the 4D file, or say channels= where they are the channels of one image.",
+    ),
+    "other-channels": ("the number of channels asked for", "Name the channels that the file holds."),
     "not-scalar": ("one real number a voxel", "Convert the file to one channel."),
     "not-finite": ("finite voxels", "Repair the volume, or leave it out."),
     "bad-slope": ("a finite scl_slope and scl_inter", "Repair the header."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image, read_mask
 from medmeta.volumes.record import Volume
+
+_LOG = logging.getLogger(__name__)
 
 # images looked at: the medians of 64 are within a few per cent of the cohort's
 _SAMPLE = 64
@@ -40,6 +43,7 @@ class Fingerprint:
     values: np.ndarray
     volumes: int
     lesions: np.ndarray
+    mixed: bool = False
 
     @property
     def slice_axis(self) -> int:
@@ -91,7 +95,7 @@ class Fingerprint:
         shape = "×".join(f"{int(s)}" for s in np.median(self.shapes, axis=0))
         spacing = "×".join(f"{s:.3g}" for s in np.median(self.spacings, axis=0))
         low, high = self.spacings.min(), self.spacings.max()
-        kind = "CT" if self.ct else "not CT"
+        kind = "CT" if self.ct else "CT and others, each standardised by itself" if self.mixed else "not CT"
         return (
             f"from {len(self.shapes)} of {self.volumes} images ({kind}): median {shape} voxels"
             f" of {spacing} mm, spacing {low:.3g} to {high:.3g} mm"
@@ -116,6 +120,17 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
     step = max(1, math.ceil(len(images) / _SAMPLE))
     chosen = images[::step]
     looks = [_look(v) for v in track(chosen, description="looking at images", total=len(chosen))]
+    mixed = len({look[2] for look in looks}) > 1
+    if mixed:
+        _LOG.warning(
+            "CT and other images in one plan: Hounsfield units are not used, each image is standardised by"
+            " itself; plan them apart if that is not meant"
+        )
+    channels = sorted({look[4] for look in looks})
+    if len(channels) > 1:
+        raise CohortError(
+            "the same number of channels in every volume", found=str(channels), cure="Split the cohort."
+        )
     return Fingerprint(
         np.array([look[0] for look in looks]),
         np.array([look[1] for look in looks]),
@@ -124,6 +139,7 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
         np.concatenate([look[3] for look in looks]),
         len(images),
         np.array([look[5] for look in looks if look[5] is not None]),
+        mixed,
     )
 
 

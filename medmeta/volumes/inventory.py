@@ -22,8 +22,9 @@ from medmeta.volumes.dicom_series import Choice, Series, dicom_files, files_belo
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
 from medmeta.volumes.keys import process_key
+from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
-from medmeta.volumes.layouts.listing import read_json, stem
+from medmeta.volumes.layouts.listing import CohortError, read_json, stem
 from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
@@ -417,9 +418,10 @@ def _look(file: Path, masks: Sequence[Path], root: Path, call: _Call) -> list[En
     patient = call.patient(_base(masks[0]) if masks else _base(file))
     entry = Entry(_relative(file, root), patient=patient)
     try:
-        scan = read_file(file)
+        scan, modality = _scan(file)
     except VolumeError as error:
         return [entry.refused(error)]
+    entry = replace(entry, modality=modality)
     shape = scan.array.shape[1:]
     entry = replace(entry, unit=scan.unit).on(scan.affine, shape).warned(*scan.warnings)
     if not scan.spaced:
@@ -437,6 +439,28 @@ def _look(file: Path, masks: Sequence[Path], root: Path, call: _Call) -> list[En
     if not scan.spaced:
         entry = replace(entry, labels_ml={})
     return [entry, *refused]
+
+
+def _scan(file: Path) -> tuple[Scan, str]:
+    """A file's volume; one of several where a dataset.json above it names them as channels."""
+    try:
+        return read_file(file), ""
+    except VolumeError as error:
+        named = modalities(_about(file)) if error.code == "several-times-file" else ()
+        if len(named) < 2:
+            raise
+        return read_file(file, channels=len(named)), "+".join(named)
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """What the dataset.json one or two folders above says, ``{}`` where there is none that can be read."""
+    for folder in (file.parent, file.parent.parent):
+        if (folder / "dataset.json").is_file():
+            try:
+                return read_json(folder / "dataset.json")
+            except (CohortError, OSError):  # what it says is a comfort, no finding here
+                return {}
+    return {}
 
 
 def _lonely(file: Path, root: Path, call: _Call) -> Entry:
@@ -458,12 +482,8 @@ def _gridded(entry: Entry, scan: Scan, shape: tuple[int, ...]) -> Entry:
 
 def _named(mask: Path, labels: dict[str, int]) -> dict[str, int]:
     """Label values by the names that a dataset.json above them gives."""
-    for folder in (mask.parent, mask.parent.parent):
-        about = folder / "dataset.json"
-        if about.is_file():
-            try:
-                names = label_names(read_json(about))
-            except Exception:  # noqa: BLE001 - names are a comfort; a strange list of them is no finding here
-                return labels
-            return {names.get(int(k), k) if k.isdecimal() else k: count for k, count in labels.items()}
-    return labels
+    try:
+        names = label_names(_about(mask))
+    except CohortError:
+        return labels
+    return {names.get(int(k), k) if k.isdecimal() else k: count for k, count in labels.items()}

@@ -50,6 +50,7 @@ def load(
     series: str | None = None,
     modality: str | None = None,
     description: str | None = None,
+    channels: int = 1,
     max_voxels: int = MAX_VOXELS,
 ) -> MetaTensor:
     """Read one volume: right, or not at all.
@@ -59,6 +60,7 @@ def load(
         series: SeriesInstanceUID, or the short key that ``inspect`` shows, where there are several.
         modality: ``"CT"``, ``"MR"`` …: choose the series of it.
         description: regular expression looked for in SeriesDescription.
+        channels: volumes that a NIfTI of four axes holds as the channels of one image (MR sequences, say).
         max_voxels: refuse a volume larger than this.
 
     Returns:
@@ -78,7 +80,8 @@ def load(
         >>> tuple(image.shape), image.meta["spacing"]
         ((1, 4, 5, 6), (1.0, 1.0, 3.0))
     """
-    scan = read(path, series=series, modality=modality, description=description, max_voxels=max_voxels)
+    options: dict[str, Any] = {"series": series, "modality": modality, "description": description}
+    scan = read(path, **options, channels=channels, max_voxels=max_voxels)
     for warning in scan.warnings:
         _LOG.warning("%s: %s", own_name(path) or "a series", warning)
     return tensor(scan)
@@ -90,6 +93,7 @@ def read(
     series: str | None = None,
     modality: str | None = None,
     description: str | None = None,
+    channels: int = 1,
     max_voxels: int = MAX_VOXELS,
 ) -> Scan:
     """As ``load``, giving a ``Scan`` of NumPy arrays with its warnings; see there."""
@@ -103,20 +107,24 @@ def read(
         with unpacked(path) as folder:
             return _folder(folder, path, choice, max_voxels)
     if suffix(path) in READERS:
-        return read_file(path, max_voxels=max_voxels)
+        return read_file(path, channels=channels, max_voxels=max_voxels)
     if not is_dicom(path):
         raise VolumeError("not-a-volume", found="another kind of file", where=path)
     return read_stack(preflight(_one(path).headers), max_voxels=max_voxels)
 
 
-def read_file(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
-    """Read a file of one of the kinds in ``READERS``.
+def read_file(path: Path, *, channels: int = 1, max_voxels: int = MAX_VOXELS) -> Scan:
+    """Read a file of one of the kinds in ``READERS``; only NIfTI holds several channels.
 
     Raises:
         VolumeError: whatever is wrong with it.
     """
+    reader = READERS[suffix(path)]
+    if channels != 1 and reader is not read_nifti:
+        raise VolumeError("other-channels", found="one", where=path)
     try:
-        return READERS[suffix(path)](path, max_voxels=max_voxels)
+        options = {"channels": channels} if channels != 1 else {}
+        return reader(path, max_voxels=max_voxels, **options)
     except (VolumeError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - the readers name what they foresee; damage is inventive

@@ -35,6 +35,7 @@ class Parsed(NamedTuple):
         slope, inter: of the rescaling.
         affine: RAS mm.
         warnings: what was accepted.
+        volumes: held one after another.
     """
 
     header: Any
@@ -44,13 +45,19 @@ class Parsed(NamedTuple):
     inter: float
     affine: NDArray[np.float64]
     warnings: tuple[str, ...]
+    volumes: int = 1
 
 
-def read_nifti(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
+def read_nifti(path: Path, *, max_voxels: int = MAX_VOXELS, channels: int = 1) -> Scan:
     """Read a ``.nii`` or ``.nii.gz``.
 
+    Args:
+        path: the file.
+        max_voxels: refuse more than these, all channels counted.
+        channels: volumes that a file of four axes must hold.
+
     Returns:
-        ``(1, x, y, z)`` with the affine as the file tells it: sform before qform.
+        ``(channel, x, y, z)`` with the affine as the file tells it: sform before qform.
 
     Raises:
         VolumeError: ``truncated-file``, ``damaged-file`` (gzip checksum), ``too-large``, ``bad-affine``,
@@ -59,21 +66,25 @@ def read_nifti(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
     """
     with _opened(path) as file:
         parsed = _parse(_bytes(file, 544, path), path)
-        voxels = math.prod(parsed.shape)
+        if parsed.volumes != channels:
+            code = "several-times-file" if channels == 1 else "other-channels"
+            raise VolumeError(code, found=f"{parsed.volumes} volume{'s' * (parsed.volumes != 1)}", where=path)
+        shape = (*parsed.shape, channels)
+        voxels = math.prod(shape)
         size = voxels * parsed.dtype.itemsize
-        _bounded(path, parsed.shape, size, max_voxels)
+        _bounded(path, shape, size, max_voxels)
         start = int(parsed.header["vox_offset"])
         file.seek(max(start, 0))
         data = _bytes(file, size, path)
         if len(data) < size:
             raise VolumeError("truncated-file", found=f"{len(data)} of {size} bytes of voxels", where=path)
         _to_the_end(file, path)
-    array = np.frombuffer(data, parsed.dtype).reshape(parsed.shape, order="F")
+    array = np.frombuffer(data, parsed.dtype).reshape(shape, order="F")
     array = _scaled(array, parsed.slope, parsed.inter)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise VolumeError("not-finite", found=f"{bad} voxel(s) of NaN or infinity", where=path)
-    return Scan(array[None], parsed.affine, warnings=parsed.warnings)
+    return Scan(np.moveaxis(array, -1, 0), parsed.affine, warnings=parsed.warnings)
 
 
 def _opened(path: Path) -> Any:
@@ -124,8 +135,6 @@ def _parse(data: bytes, path: Path) -> Parsed:
     count = dim[0]
     if not 1 <= count <= 7 or min(dim[1 : count + 1]) < 1:
         raise VolumeError("damaged-file", found=f"the dimensions {dim}", where=path)
-    if count >= 4 and math.prod(dim[4 : count + 1]) > 1:
-        raise VolumeError("several-times-file", found=f"{math.prod(dim[4 : count + 1])} volumes", where=path)
     x, y, z = [*dim[1 : min(count, 3) + 1], 1, 1][:3]
     try:
         dtype = header.get_data_dtype()
@@ -140,7 +149,9 @@ def _parse(data: bytes, path: Path) -> Parsed:
         slope, inter = 1.0, 0.0
     warnings: list[str] = []
     affine = _affine(header, path, warnings)
-    return Parsed(header, (x, y, z), dtype, slope, inter, affine, tuple(warnings))
+    return Parsed(
+        header, (x, y, z), dtype, slope, inter, affine, tuple(warnings), math.prod(dim[4 : count + 1])
+    )
 
 
 def _header(data: bytes, path: Path) -> Any:

@@ -18,6 +18,8 @@ def read_image(volume: Volume) -> Any:
         VolumeError: where a file cannot be read right.
         CohortError: where the channels are not on one grid.
     """
+    if len(volume.image) == 1 and len(volume.modality) > 1:  # as the Decathlon keeps MR sequences
+        return load(volume.image[0], series=volume.series, channels=len(volume.modality))
     channels = [load(path, series=volume.series) for path in volume.image]
     first = channels[0]
     for number, other in enumerate(channels[1:], start=2):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
-from medmeta.volumes.tags import first, number, text, texts
+from medmeta.volumes.tags import first, items, number, text, texts
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def unit_of(ds: Dataset, *, kind: str = "") -> Unit:
             return Unit("HU")
         return Unit(kind, warning=f"the CT is not in HU but in {kind!r}")
     if modality == "PT":
-        return _uptake(ds)
+        frames = items(ds, 0x52009230)
+        return _of_frames(ds, frames) if frames and not text(ds, 0x00541001) else _uptake(ds)
     return Unit("stored")
 
 
@@ -66,7 +68,7 @@ def _uptake(ds: Dataset) -> Unit:
         return Unit(name, warning=f"PET in {name!r}, which cannot be turned into SUV")
     missing, factor = _factor(ds)
     if factor is None:
-        return Unit("BQML", warning=f"PET stays in Bq/ml: {missing}")
+        return _becquerel(missing)
     return Unit("SUV", factor)
 
 
@@ -93,6 +95,59 @@ def _factor(ds: Dataset) -> tuple[str, float | None]:
     if waited is None:
         return "no usable time of injection or of the scan", None
     return "", weight * 1000.0 / (dose * 2.0 ** (-waited / half_life))
+
+
+def _of_frames(ds: Dataset, frames: Sequence[Dataset]) -> Unit:
+    """PET of enhanced multi-frame files, which tell the unit by a mapping to real values (PS3.3 C.8.22)."""
+    code = _mapped(ds, frames)
+    if code.lower().replace(" ", "") in ("g/ml{suvbw}", "{suvbw}g/ml"):
+        return Unit("SUV")
+    if code.lower() != "bq/ml":
+        name = code or "stored"
+        return Unit(name, warning=f"PET in {name!r}, which cannot be turned into SUV")
+    weight, drug = number(ds, 0x00101030), first(ds, 0x00540016)
+    if drug is None:
+        return _becquerel("no RadiopharmaceuticalInformationSequence")
+    dose, life = number(drug, 0x00181074), number(drug, 0x00181075)
+    corrected, injected = _stamp(text(ds, 0x00189701)), _stamp(text(drug, 0x00181078))
+    if weight is None or not 0 < weight < 1000:
+        return _becquerel("no PatientWeight")
+    if dose is None or not 0 < dose < math.inf:
+        return _becquerel("no RadionuclideTotalDose")
+    if text(ds, 0x00189758).upper() != "YES":
+        return _becquerel("not decay corrected")
+    if life is None or not 0 < life < math.inf:
+        return _becquerel("no RadionuclideHalfLife")
+    waited = (corrected - injected).total_seconds() if corrected and injected else -1.0
+    if not 0 <= waited <= 86400:
+        return _becquerel("no usable time of injection or of the decay correction")
+    return Unit("SUV", weight * 1000.0 / (dose * 2.0 ** (-waited / life)))
+
+
+def _becquerel(why: str) -> Unit:
+    return Unit("BQML", warning=f"PET stays in Bq/ml: {why}")
+
+
+def _mapped(ds: Dataset, frames: Sequence[Dataset]) -> str:
+    """The unit that all frames are mapped to by the slope and intercept they are rescaled with, or ``""``."""
+    shared = first(ds, 0x52009229)
+    codes = set()
+    for frame in frames:
+        mapping, transform = (_group(frame, shared, tag) for tag in (0x00409096, 0x00289145))
+        unit = first(mapping, 0x004008EA) if mapping is not None else None
+        if mapping is None or transform is None or unit is None:
+            return ""
+        pairs = ((0x00409225, 0x00281053), (0x00409224, 0x00281052))
+        values = [(number(mapping, a), number(transform, b)) for a, b in pairs]
+        if any(a is None or b is None or not math.isclose(a, b, rel_tol=1e-6) for a, b in values):
+            return ""
+        codes.add(text(unit, 0x00080100))
+    return codes.pop() if len(codes) == 1 else ""
+
+
+def _group(frame: Dataset, shared: Dataset | None, tag: int) -> Dataset | None:
+    found = first(frame, tag)
+    return found if found is not None or shared is None else first(shared, tag)
 
 
 def _seconds(ds: Dataset, drug: Dataset) -> float | None:

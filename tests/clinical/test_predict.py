@@ -15,7 +15,7 @@ import pytest
 
 from medmeta.clinical import BundleError, export, predict
 from medmeta.clinical.dicom_objects import source, write_seg
-from medmeta.clinical.predict import FORMATS
+from medmeta.clinical.predict import FORMATS, read_channels
 from medmeta.volumes import load, load_mask
 
 
@@ -140,3 +140,14 @@ def test_an_empty_segmentation_and_an_anonymisers_dates(unseen: tuple[Path, Path
     with source(series) as stack:
         write_seg(labels, stack, ("background", "glioma"), tmp_path / "empty.dcm", title="test")
     assert not hd.seg.segread(tmp_path / "empty.dcm").pixel_array.any()
+
+
+def test_channels_on_a_fourth_axis_or_in_files_of_their_own(tmp_path: Path) -> None:
+    both = np.random.default_rng(0).random((6, 7, 5, 2)).astype(np.float32)
+    nibabel.Nifti1Image(both, np.eye(4)).to_filename(tmp_path / "both.nii.gz")
+    files = [tmp_path / f"{n}.nii.gz" for n in range(2)]
+    for n, file in enumerate(files):
+        nibabel.Nifti1Image(both[..., n], np.eye(4)).to_filename(file)
+    one, two = read_channels([tmp_path / "both.nii.gz"], 2), read_channels(files, 2)
+    assert one.shape == (2, 6, 7, 5)
+    assert np.array_equal(one.numpy(), two.numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -147,6 +149,65 @@ def test_syntaxes_written_by_gdcm(tmp_path: Path, syntax: str, lossless: bool) -
         np.testing.assert_allclose(found, ramp, atol=6)
 
 
+# three slices of 16 x 16, encoded by OpenJPH (imagecodecs): no package here writes high-throughput streams
+HTJ2K = (
+    (
+        "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wA"
+        "EyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAANYAAf+TwAAmMfsFB3QAAMAAE0AA"
+        "E0AAEwCe+QMHdADC/gKHdACM/QMHdADAABUQAAVMAAFQB4CF6ACgVAAAJHAAdgCjlAAAGRc1AGOUAMAAFbAABXQAAVi0XLDA"
+        "GpSe/pe4glUAAPQsQEdrbOHAYYBMtgDgBQAGYCnxg4eT5QDAAC2YAAWzAAC0QE6RvZJn8vn3r/86W6T255ACQXFSPRxCWwD+"
+        "JZPeKdH868D+i8r+/QAlg+ziCB7KQFwA/ve//3l//0cC/UAaCMpgWAD/2Q=="
+    ),
+    (
+        "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wA"
+        "EyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAARwAAf+TwAAmSfMFB3QAAMAAE0AA"
+        "E0AAEwDu+AMHdACy/QKHdAAo+wMHdADAABVQAAVUAAFUuKAHa/bzAYK0ALioRpzu/gFGtAByAbWegH8A4pQAwAAWrAABakAA"
+        "Fqjfk6MSgFfg3IU136kY/lKWGQWf1wD/Sg+Y7hzLfPXQSzvqQwMcwmfXAP89/3Avn/PzF/uFf2nEAVUcgmfXAMAALp4AAXUQ"
+        "AAt0Tt+//zipL/uPf/zvv/zHwfzEP/75D/9gXbblxGf46MFhGBCUQl0A/36j/3w//3F//O9//nO98e/V/32xf1zkieP2AZKI"
+        "MISlCas4wJZeAP97f/97/3/n/32//vf/frf2gAKAUujyVzFAVl0A/9k="
+    ),
+    (
+        "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wA"
+        "EyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAWEAAf+TwAAmVe0FB3QAAMAAE0AA"
+        "EsAAEwAa/gIHdADLAId0AOHzA4d0AMAAFVAABVQAAVTbpdDJUusAwZQAZ36jtqz2AMKUAC/d1+sOIQDilADAABbkAAFtwAAW"
+        "2AYufl6wmaZpXgF9rPF9XucWiH31AZDkRhAAWAAOi+ev7GviF70D+DY45BN465YJAGBRIABYWAAevPjyhb8LEADzHYD/YwEB"
+        "WIClWB20SiAwVwDAAC7iAAF3EAALrv9OMLJ//v2//37n0vLxj3//T3/4/2dP8/zHv/91P/znn/9/O0OGyzWvr+OHACnC+M3F"
+        "BRhAl9IB/37rf/989/9/559//3zf/34f/3/x739F/rPIf0Tj4n+G8v8W/xHLlfyCKHBnTvRincUFIEC30gH/f3//c3/+93/8"
+        "7/993/95/3//f/99/3+XCPzKAYnjlKAXGcFk9EPnBSjAd9MB/9k="
+    ),
+)
+
+
+def htj2k(folder: Path, syntax: str) -> NDArray[Any]:
+    """Write the slices; gives what they hold, by the formula that they were made with."""
+    y, x = np.mgrid[:16, :16]
+    made = np.stack([(x * y * (n + 3) * 7 + 40 * x + 1000 * n) % 4096 for n in range(3)])
+    datasets = classic(made.astype(np.uint16))
+    for ds, text in zip(datasets, HTJ2K, strict=True):
+        ds.BitsStored, ds.HighBit = 16, 15
+        ds.PixelData = encapsulate([base64.b64decode(text)])
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = syntax
+    save(datasets, folder)
+    return made
+
+
+@pytest.mark.parametrize("number", [201, 202, 203])
+def test_high_throughput_jpeg_2000(tmp_path: Path, number: int) -> None:
+    made = htj2k(tmp_path / "s", f"1.2.840.10008.1.2.4.{number}")
+    np.testing.assert_array_equal(values(tmp_path / "s"), made)
+
+
+def test_a_damaged_high_throughput_stream(tmp_path: Path) -> None:
+    htj2k(tmp_path / "s", "1.2.840.10008.1.2.4.201")
+    ds = pydicom.dcmread(tmp_path / "s" / "001.dcm")
+    ds.PixelData = encapsulate([base64.b64decode(HTJ2K[1])[:200]])
+    ds.save_as(tmp_path / "s" / "001.dcm")
+    with pytest.raises(VolumeError) as caught:
+        load(tmp_path / "s")
+    assert caught.value.code == "truncated-pixels"
+
+
 def test_a_cut_jpeg_2000_stream_is_noticed(tmp_path: Path) -> None:
     folder = save(classic(PIXELS), tmp_path / "s")
     rewritten(folder, uid.JPEG2000Lossless)
@@ -246,6 +307,57 @@ def test_without_the_tags_it_stays_as_stored(
     image = load(save(pet_series(**changes), tmp_path / "s"))
     assert image.meta["unit"] == unit
     assert float(image.max()) == 5000
+    assert words in caplog.text
+
+
+def enhanced_pet(**changes: Any) -> Dataset:
+    """One multi-frame file: the unit stands in a mapping to real values, times are whole moments."""
+
+    def alter(frame: Dataset, _: int) -> None:
+        frame.PixelValueTransformationSequence[0].RescaleSlope = 2.0
+        mapping, unit = Dataset(), Dataset()
+        unit.CodeValue, unit.CodingSchemeDesignator = changes.get("code", "Bq/ml"), "UCUM"
+        unit.CodeMeaning = "unit"
+        mapping.MeasurementUnitsCodeSequence = [unit]
+        mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = changes.get("slope", 2.0), 0.0
+        frame.RealWorldValueMappingSequence = [mapping]
+
+    ds = enhanced(ACTIVITY, alter=alter)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.130"
+    ds.Modality, ds.PatientWeight = "PT", changes.get("weight", 70)
+    ds.DecayCorrected = changes.get("corrected", "YES")
+    ds.DecayCorrectionDateTime = changes.get("at", "20200103003000")
+    drug = Dataset()
+    drug.RadionuclideTotalDose, drug.RadionuclideHalfLife = 3.7e8, 6586.2
+    drug.RadiopharmaceuticalStartDateTime = "20200102233000.00"
+    ds.RadiopharmaceuticalInformationSequence = [drug]
+    return ds
+
+
+def test_uptake_of_an_enhanced_file(tmp_path: Path) -> None:
+    image = load(save([enhanced_pet()], tmp_path / "s"))
+    left = 3.7e8 * 0.5 ** (3600 / 6586.2)
+    assert image.meta["unit"] == "SUV"
+    assert float(image.max()) == pytest.approx(10_000 * 70_000 / left, rel=1e-5)
+    ready = load(save([enhanced_pet(code="g/ml{SUVbw}")], tmp_path / "t"))
+    assert (ready.meta["unit"], float(ready.max())) == ("SUV", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "words"),
+    [
+        ({"weight": 0}, "BQML", "no PatientWeight"),
+        ({"corrected": "NO"}, "BQML", "not decay corrected"),
+        ({"at": "20200102220000"}, "BQML", "no usable time"),
+        ({"slope": 3.0}, "stored", "cannot be turned into SUV"),
+        ({"code": "{counts}"}, "{counts}", "cannot be turned into SUV"),
+    ],
+)
+def test_enhanced_uptake_without_the_tags(
+    tmp_path: Path, caplog: Any, changes: dict[str, Any], unit: str, words: str
+) -> None:
+    image = load(save([enhanced_pet(**changes)], tmp_path / "s"))
+    assert (image.meta["unit"], float(image.max())) == (unit, 10_000)
     assert words in caplog.text
 
 

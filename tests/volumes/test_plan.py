@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from medmeta.volumes import (
     Store,
     Volume,
     VolumeError,
+    inspect,
     load,
     make_plan,
     open_cohort,
@@ -145,6 +147,69 @@ def test_channels_on_one_grid(tmp_path: Path) -> None:
         make_plan([volume, Volume("q", (a,))])
     with pytest.raises(CohortError, match="at least one volume"):
         make_plan([])
+
+
+def four(folder: Path, case: str, volumes: int) -> None:
+    """A case as the Decathlon keeps brain tumours: the sequences one after another on the fourth axis."""
+    folder.joinpath("imagesTr").mkdir(parents=True, exist_ok=True)
+    folder.joinpath("labelsTr").mkdir(exist_ok=True)
+    array = np.stack([noise((12, 12, 12), n) + 100 * n for n in range(volumes)], -1)
+    nibabel.Nifti1Image(array, np.eye(4)).to_filename(folder / "imagesTr" / f"{case}.nii.gz")
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[3:6, 4:8, 5:9] = 1
+    nibabel.Nifti1Image(mask, np.eye(4)).to_filename(folder / "labelsTr" / f"{case}.nii.gz")
+
+
+def test_a_fourth_axis_holds_the_channels_that_dataset_json_names(tmp_path: Path) -> None:
+    for case in ("BRATS_001", "BRATS_002"):
+        four(tmp_path, case, 4)
+    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    entries = [
+        {"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"}
+        for c in ("BRATS_001", "BRATS_002")
+    ]
+    about = {"modality": modality, "labels": {"0": "background", "1": "glioma"}, "training": entries}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    cohort = open_cohort(tmp_path)
+    assert cohort.volumes[0].modality == ("FLAIR", "T1W", "T1GD", "T2W")
+    plan = make_plan(cohort.volumes)
+    assert plan.channels == 4
+    done = Store(plan).read(cohort.volumes[0])
+    assert tuple(done.image.shape) == (4, 12, 12, 12)
+    native = load(cohort.volumes[0].image[0], channels=4)
+    assert [round(float(native[n].mean())) for n in range(4)] == [0, 100, 200, 300]
+    listed = inspect(tmp_path)
+    assert [(e["ok"], e["modality"], e["shape"]) for e in listed] == [
+        (True, "FLAIR+T1W+T1GD+T2W", [12, 12, 12])
+    ] * 2
+    assert listed[0]["labels"] == {"glioma": 48}
+
+
+def test_a_fourth_axis_of_another_length_is_refused(tmp_path: Path) -> None:
+    four(tmp_path, "a", 3)
+    file = tmp_path / "imagesTr" / "a.nii.gz"
+    for channels, code in ((1, "several-times-file"), (4, "other-channels")):
+        with pytest.raises(VolumeError, match=r"found 3 volumes") as caught:
+            load(file, channels=channels)
+        assert caught.value.code == code
+    flat = save(tmp_path, "b", noise((4, 4, 4)))
+    with pytest.raises(VolumeError, match=r"found 1 volume "):
+        Store(Plan(3, (1.0, 1.0, 1.0), (4, 4, 4), 2)).read(Volume("p", (flat,), modality=("T1", "T2")))
+
+
+def test_ct_beside_mr_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = [save(tmp_path, str(n), noise((8, 8, 8), n)) for n in range(3)]
+    volumes = [
+        Volume(f"p{n}", (f,), modality=(m,))
+        for n, (f, m) in enumerate(zip(files, ("CT", "MR", "CT"), strict=True))
+    ]
+    plan = make_plan(volumes)
+    assert plan.intensity != "window"
+    assert "CT and others, each standardised by itself" in str(plan)
+    assert "plan them apart" in caplog.text
+    caplog.clear()
+    assert make_plan([volumes[0], volumes[2]]).intensity == "window"
+    assert not caplog.records
 
 
 def test_a_target_smaller_than_the_grid_is_kept(tmp_path: Path) -> None:
