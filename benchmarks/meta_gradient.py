@@ -236,7 +236,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rounds = 2 if options.quick else 9
     rows, memory, seconds = compare(rounds), flat(max(2, rounds // 3)), adapting()
-    console = Console()
+    console = Console(width=120)
     table = Table(title=f"one meta-gradient, second order, 1 thread, {rounds} interleaved rounds")
     heads = ("", "medmeta s", "higher ×", "torchopt ×", "first order ×", "MiB", "higher MiB", "torchopt MiB")
     for column in heads:

@@ -300,7 +300,7 @@ class GradientLearner(nn.Module):
         check_support(support)
         parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
-        with still(self.network), torch.no_grad():
+        with still(self.network), torch.no_grad(), QuickLayers():
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         start, adam = moving, Adam()
         yield moving
