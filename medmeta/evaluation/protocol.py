@@ -43,9 +43,9 @@ class Case:
         tumour, shot, method, draw: which type, how many labelled patients, who learnt, which support.
         patient: hashed key.
         values: metric by name; None where it says nothing of this case.
-        truth: whether the patient has the tumour; among several types, ``values`` say whether the answer
-            was ``"right"``, too.
+        truth: whether the patient has the tumour.
         probability: of the tumour, when classifying.
+        kind, answer: the type that the patient has and the one that was said, where several were asked for.
     """
 
     tumour: str
@@ -56,6 +56,8 @@ class Case:
     values: Mapping[str, float | None] = field(default_factory=dict)
     truth: bool = True
     probability: float | None = None
+    kind: str | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,9 +269,10 @@ def _ask(
             name,
             draw,
             piece.patient,
-            {"right": float(answer == label)} if several else {},
             truth=query.classes[label] == tumour,
             probability=float(chance[query.classes.index(tumour)]),
+            kind=query.classes[label] if several else None,
+            answer=query.classes[answer] if several else None,
         )
         for tumour in question.tumours
         for piece, label, chance, answer in zip(prepared, query.labels, chances, answers, strict=True)
@@ -295,13 +298,15 @@ def _summaries(cases: Sequence[Case], seed: int) -> dict[str, Interval]:
             drawn = np.array(draws)
             return lambda i: _mean([metric(chance[i[m]], truth[i[m]]) for m in _split(drawn[i])])
 
-        right = np.array([c.values.get("right", np.nan) for c in cases], dtype=float)
+        kinds = np.array([c.kind or "" for c in cases])
+        right = np.array([c.kind == c.answer for c in cases])
+
+        def among_all(i: Any) -> float:
+            return float(np.mean([right[i][kinds[i] == kind].mean() for kind in np.unique(kinds[i])]))
+
+        accuracy = by_draw(metrics.accuracy) if cases[0].kind is None else among_all
         return {
-            "accuracy": (
-                clustered(patients, draws, by_draw(metrics.accuracy), seed=seed, resamples=300)
-                if np.isnan(right).all()
-                else clustered(patients, draws, lambda i: float(right[i].mean()), seed=seed, resamples=300)
-            ),
+            "accuracy": clustered(patients, draws, accuracy, seed=seed, resamples=300),
             "auroc": clustered(patients, draws, by_draw(metrics.auroc), seed=seed, resamples=300),
         }
     made = {}

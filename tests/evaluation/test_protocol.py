@@ -52,12 +52,14 @@ class Remembers:
 
     def adapt(self, support: Examples):
         self.supports.append(support)
-        dense = support.segments
+        dense, way = support.segments, len(support.classes)
 
         def predict(image: torch.Tensor) -> torch.Tensor:
             bright = image[:, :1] - image.mean()
             values = torch.cat([-bright, bright], 1)
-            return values if dense else values.flatten(2).amax(2)
+            if dense:
+                return values
+            return torch.zeros(len(image), len(support.classes)) if way > 2 else values.flatten(2).amax(2)
 
         return predict
 
@@ -101,6 +103,28 @@ def test_classification_asks_the_type_against_the_rest(cohort: Cohort) -> None:
     assert len(judged.cases) == 2 * (4 + 9)
     assert sum(c.truth for c in judged.cases) == 2 * 4
     assert set(judged.table()["rimose"]["1"]["one"]) == {"accuracy", "auroc"}
+
+
+def test_classification_asks_which_of_all_types(cohort: Cohort) -> None:
+    """Known types are classes, too: learnt from those trained on, asked of others."""
+    old = [v for v in cohort.volumes if v.tumour == "annular"]
+    new = [v for v in cohort.volumes if v.tumour in {"rimose", "sericate"}]
+    store = Store(make_plan(old, lesion=4.0, spacing=(4, 4, 4), patch=(8, 8, 8)), salt="s")
+    known, others = old[:2], old[2:]
+    learner = Remembers()
+    judged = judge_classification(
+        {"one": learner}, [*new, *others], ["rimose", "sericate"], store, known=known, shots=(1,), episodes=2
+    )
+    assert {c.kind for c in judged.cases} == {"rimose", "sericate", "annular"}
+    asked = {c.patient for c in judged.cases}
+    assert not asked & {store.patient(v) for v in known}
+    # every draw: one patient of each new type is learnt from, all others are asked, for each new type
+    assert len(judged.cases) == 2 * 2 * (len(new) - 2 + len(others))
+    for support in learner.supports:
+        assert support.classes == ("rimose", "sericate", "annular")
+        assert set(support.patients) & {store.patient(v) for v in known}
+    accuracy = judged.table()["rimose"]["1"]["one"]["accuracy"].mean
+    assert accuracy == pytest.approx(1 / 3)  # it always says the same
 
 
 def test_an_interval_is_wider_than_that_of_independent_cases() -> None:
