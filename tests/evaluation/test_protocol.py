@@ -124,7 +124,7 @@ def test_classification_asks_which_of_all_types(cohort: Cohort) -> None:
         assert support.classes == ("rimose", "sericate", "annular")
         assert set(support.patients) & {store.patient(v) for v in known}
     accuracy = judged.table()["rimose"]["1"]["one"]["accuracy"].mean
-    assert accuracy == pytest.approx(1 / 3)  # it always says the same
+    assert accuracy == pytest.approx(1 / 3, abs=1e-4)  # it always says the same
 
 
 def test_an_interval_is_wider_than_that_of_independent_cases() -> None:
