@@ -17,6 +17,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "order": ("second", "first", "reptile", "implicit", "supervised", "none"),
     "optimiser": ("sgd", "adam"),
     "backend": ("auto", "loop", "recompute", "batched"),
+    "precision": ("full", "bf16"),
 }
 """What an option of words may say."""
 
@@ -45,6 +46,8 @@ class Inner:
         clip: longest slope of a step, over all moving weights together; 0 for no limit.
         proximity: pull back to the start in the inner loss (iMAML's lambda).
         backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute`` or ``batched``.
+        precision: of the network's activations: ``full``, that of its weights, or ``bf16`` by autocast, for
+            GPUs; weights, head, losses and steps keep theirs.
 
     Raises:
         LearnerError: for a value that cannot be, naming those that can.
@@ -65,6 +68,7 @@ class Inner:
     clip: float = 0.0
     proximity: float = 0.0
     backend: str = "auto"
+    precision: str = "full"
 
     def __post_init__(self) -> None:
         for name, words in WORDS.items():

@@ -478,3 +478,18 @@ def test_quick_layers_give_the_same_meta_gradient(kind: str, monkeypatch: pytest
         found.append([p.grad for p in learner.parameters()])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["loop", "recompute", "batched"])
+def test_half_precision_points_the_same_way(backend: str) -> None:
+    tasks, found = [Episode(lesions(2, seed=s), lesions(2, seed=s + 9)) for s in (1, 2)], []
+    for precision in ("full", "bf16"):
+        made = network("UNet", 2, 16).float()
+        learner = create_learner("proto-maml", made, steps=2, backend=backend, precision=precision)
+        losses = learner.backward(tasks, scale=0.5)
+        assert losses.dtype == torch.float32
+        grads = [p.grad for n, p in learner.named_parameters() if n.startswith("network.")]
+        assert all(g is not None and g.dtype == torch.float32 for g in grads)
+        found.append(torch.cat([g.flatten() for g in grads if g is not None]))
+    likeness = F.cosine_similarity(found[0], found[1], dim=0)
+    assert 0.98 < float(likeness) < 1 - 1e-9  # alike, and not computed alike
