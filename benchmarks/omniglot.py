@@ -345,7 +345,7 @@ def row(name: str, data: Data, arguments: argparse.Namespace, work: Path) -> dic
     learners: dict[int, Learner] = {}
     floor = name in FLOORS
     fixed = not floor and RECIPES.get(name, _STEPS).fixed
-    for way, shot in SETTINGS:
+    for way, shot in arguments.settings:
         key = way if fixed else 0
         if key not in learners:
             if floor:
@@ -373,9 +373,18 @@ def table(rows: dict[str, dict[str, Any]], episodes: int) -> Table:
         shown.add_column(f"{way}w{shot}s", justify="right")
     shown.add_column("training, CPU min", justify="right")
     for name, found in rows.items():
-        cells = [f"{s['mean']:.1f} ± {(s['high'] - s['low']) / 2:.1f}" for s in found["scores"].values()]
+        cells = [
+            f"{s['mean']:.1f} ± {(s['high'] - s['low']) / 2:.1f}" if s else "not run"
+            for s in (found["scores"].get(f"{way}-way {shot}-shot") for way, shot in SETTINGS)
+        ]
         shown.add_row(name, *cells, f"{found['minutes']:.1f}")
     return shown
+
+
+def setting(text: str) -> tuple[int, int]:
+    """Ways and shots of ``5w1s``."""
+    way, shot = text.rstrip("s").split("w")
+    return int(way), int(shot)
 
 
 def main() -> None:
@@ -385,6 +394,14 @@ def main() -> None:
     parser.add_argument("--learner", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--minutes", type=float, default=15.0, help="processor minutes of a training")
     parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        type=setting,
+        default=SETTINGS,
+        metavar="5w1s",
+        help="columns of the table to fill",
+    )
     parser.add_argument("--quick", action="store_true", help="seconds of training, 20 episodes: does it run?")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="keeps trainings and results, so that it can go on")
