@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -17,6 +18,7 @@ from medmeta.volumes.tags import first, items, number, numbers, raw, text, texts
 from medmeta.volumes.units import Unit, unit_of
 
 SEG, LABELMAP_SEG = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 MASKS = frozenset({SEG, LABELMAP_SEG, RTSTRUCT})
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
@@ -138,22 +140,32 @@ def read_header(path: Path) -> Header | None:
         raise VolumeError("bad-header", found=f"{type(error).__name__} on parsing", where=path) from None
 
 
-def _pixels(file: object, ds: Dataset) -> tuple[int | None, int | None]:
+def _pixels(file: BinaryIO, ds: Dataset) -> tuple[int | None, int | None]:
     """Claimed and available length of the pixel data behind the place where reading stopped."""
-    if _syntax(ds) == "1.2.840.10008.1.2.1.99":  # deflated: the place is one of the inflated stream
+    if _syntax(ds) == DEFLATED:  # the place is one of the inflated stream
         return 0, None
-    here, end = file.tell(), os.fstat(file.fileno()).st_size  # type: ignore[attr-defined]
-    start = file.read(12)  # type: ignore[attr-defined]
-    little = ds.original_encoding[1] is not False
-    order = "little" if little else "big"
-    group, element = (int.from_bytes(start[i : i + 2], order) for i in (0, 2))  # type: ignore[arg-type]
-    if (group << 16 | element) not in _PIXELS:
+    found = pixel_place(file, ds)
+    if found is None:
         return None, 0
+    first_byte, length = found
+    left = os.fstat(file.fileno()).st_size - first_byte
+    return (-1 if length == 0xFFFFFFFF else length), max(0, left)
+
+
+def pixel_place(file: BinaryIO, ds: Dataset) -> tuple[int, int] | None:
+    """First byte of the pixel data and the length they claim, where parsing stopped before them."""
+    here = file.tell()
+    start = file.read(12)
+    little = ds.original_encoding[1] is not False
+    order: Literal["little", "big"] = "little" if little else "big"
+    group, element = (int.from_bytes(start[i : i + 2], order) for i in (0, 2))
+    if (group << 16 | element) not in _PIXELS:
+        return None
     if start[4:6].isalpha():
-        size, length = 12, int.from_bytes(start[8:12], order)  # type: ignore[arg-type]
+        size, length = 12, int.from_bytes(start[8:12], order)
     else:
-        size, length = 8, int.from_bytes(start[4:8], order)  # type: ignore[arg-type]
-    return (-1 if length == 0xFFFFFFFF else length), max(0, end - here - size)
+        size, length = 8, int.from_bytes(start[4:8], order)
+    return here + size, length
 
 
 def _syntax(ds: Dataset) -> str:

@@ -9,7 +9,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medmeta.volumes.dicom_header import Header
+from medmeta.volumes.dicom_header import DEFLATED, Header, pixel_place
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.preflight import NATIVE, Stack
@@ -42,8 +42,8 @@ def read_stack(stack: Stack, *, max_voxels: int = MAX_VOXELS) -> Scan:
         for z in places[key]:
             one = stack.planes[z].slice
             _rescale(frame(one.frame), one.slope, one.intercept, header.unit.factor, out[z])
-    if not np.isfinite(out).all():
-        raise VolumeError("bad-rescale", found="values beyond float32", where=stack.header.path)
+            if not np.isfinite(out[z]).all():
+                raise VolumeError("bad-rescale", found="values beyond float32", where=header.path)
     first = stack.header
     return Scan(
         out.transpose(2, 1, 0)[None],
@@ -70,17 +70,20 @@ def _rescale(
 def frames_of(header: Header) -> Callable[[int], NDArray]:
     """Open a file; the function returned gives the stored values ``(rows, columns)`` of a frame.
 
-    Bits above BitsStored (overlays of old scanners lie there) are cleared, and the sign extended.
+    Uncompressed frames are read when they are asked for, so that a large file is never held whole. Bits
+    above BitsStored (overlays of old scanners lie there) are cleared, and the sign extended.
 
     Raises:
         VolumeError: where the file has gone or its pixel data cannot be decoded.
     """
     try:
         with quiet():
+            if header.syntax in NATIVE and header.syntax != DEFLATED:
+                return _native(header)
             ds = pydicom.dcmread(header.path, force=True)
             _whole(ds, header)
-            if header.syntax in NATIVE:
-                pixels = _native(ds, header)
+            if header.syntax == DEFLATED:
+                pixels = _inflated(ds, header)
             else:
                 pixels = ds.pixel_array.reshape(header.frames, header.rows, header.columns)
     except (VolumeError, MemoryError):
@@ -98,16 +101,51 @@ def frames_of(header: Header) -> Callable[[int], NDArray]:
     return frame
 
 
-def _native(ds: Dataset, header: Header) -> NDArray:
-    """Uncompressed values as they lie in the file."""
+def _native(header: Header) -> Callable[[int], NDArray]:
+    """Uncompressed values as they lie in the file, a frame at a time."""
+    kind = _kind(header)
+    size = header.rows * header.columns * kind.itemsize
+    with open(header.path, "rb") as file:
+        ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        _unchanged(ds, header)
+        place = pixel_place(file, ds)
+    start, claimed = place or (0, 0)
+    if claimed == 0xFFFFFFFF:
+        found = "compressed frames in an uncompressed syntax"
+        raise VolumeError("damaged-pixels", found=found, where=header.path)
+    if claimed < size * header.frames:
+        raise VolumeError(
+            "truncated-pixels", found=f"{claimed} of {size * header.frames} bytes", where=header.path
+        )
+
+    def frame(index: int) -> NDArray:
+        try:
+            with open(header.path, "rb") as file:
+                file.seek(start + index * size)
+                raw = file.read(size)
+        except FileNotFoundError:
+            raise VolumeError("not-found", found="a file that has gone", where=header.path) from None
+        except OSError as error:
+            raise VolumeError("unreadable", found=type(error).__name__, where=header.path) from None
+        if len(raw) < size:
+            raise VolumeError("truncated-pixels", found=f"{len(raw)} of {size} bytes", where=header.path)
+        return _stored_bits(np.frombuffer(raw, kind).reshape(header.rows, header.columns), header)
+
+    return frame
+
+
+def _kind(header: Header) -> np.dtype:
     little = header.syntax != "1.2.840.10008.1.2.2"
-    kind = f"{'<' if little else '>'}{'i' if header.signed else 'u'}{header.bits_allocated // 8}"
-    count = header.frames * header.rows * header.columns
-    raw = ds.PixelData
-    needed = count * header.bits_allocated // 8
-    if len(raw) < needed:
-        raise VolumeError("truncated-pixels", found=f"{len(raw)} of {needed} bytes", where=header.path)
-    return np.frombuffer(raw, kind, count).reshape(header.frames, header.rows, header.columns)
+    return np.dtype(f"{'<' if little else '>'}{'i' if header.signed else 'u'}{header.bits_allocated // 8}")
+
+
+def _inflated(ds: Dataset, header: Header) -> NDArray:
+    """Uncompressed values of a file that was deflated as a whole."""
+    kind, count = _kind(header), header.frames * header.rows * header.columns
+    if len(ds.PixelData) < count * kind.itemsize:
+        found = f"{len(ds.PixelData)} of {count * kind.itemsize} bytes"
+        raise VolumeError("truncated-pixels", found=found, where=header.path)
+    return np.frombuffer(ds.PixelData, kind, count).reshape(header.frames, header.rows, header.columns)
 
 
 def _stored_bits(pixels: NDArray, header: Header) -> NDArray:
@@ -123,9 +161,7 @@ def _whole(ds: Dataset, header: Header) -> None:
     """The header is the one that was checked, and compressed frames are all there."""
     if "PixelData" not in ds:  # an encapsulated element without its end is not read at all
         raise VolumeError("truncated-pixels", found="no end of the pixel data", where=header.path)
-    same = (ds.get("Rows"), ds.get("Columns"), str(ds.get("SOPInstanceUID", "")).strip(" \0"))
-    if same != (header.rows, header.columns, header.sop_instance):
-        raise VolumeError("damaged-file", found="another file than a moment ago", where=header.path)
+    _unchanged(ds, header)
     if header.syntax in NATIVE:
         return
     frames = list(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=header.frames))
@@ -135,6 +171,12 @@ def _whole(ds: Dataset, header: Header) -> None:
     if header.syntax in _JPEG_2000:
         for one in frames:
             _codestream(one, header)
+
+
+def _unchanged(ds: Dataset, header: Header) -> None:
+    same = (ds.get("Rows"), ds.get("Columns"), str(ds.get("SOPInstanceUID", "")).strip(" \0"))
+    if same != (header.rows, header.columns, header.sop_instance):
+        raise VolumeError("damaged-file", found="another file than a moment ago", where=header.path)
 
 
 def _codestream(data: bytes, header: Header) -> None:

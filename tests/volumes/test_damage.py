@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -225,6 +227,21 @@ def test_a_file_that_vanishes_between_listing_and_reading(tmp_path: Path, monkey
     assert caught.value.code == "not-found"
 
 
+def test_compressed_frames_that_are_said_to_be_plain(tmp_path: Path) -> None:
+    """Read as they lie, the frames' own headers would be taken for voxels."""
+    ds = classic(PIXELS[:1])[0]
+    file = save([ds], tmp_path / "s") / "000.dcm"
+    plain = file.read_bytes()
+    at = plain.index(b"\xe0\x7f\x10\x00OW")
+    item = b"\xfe\xff\x00\xe0" + len(ds.PixelData).to_bytes(4, "little") + ds.PixelData
+    ending = b"\xfe\xff\xdd\xe0\0\0\0\0"
+    empty = b"\xfe\xff\x00\xe0\0\0\0\0"
+    file.write_bytes(plain[:at] + b"\xe0\x7f\x10\x00OW\0\0\xff\xff\xff\xff" + empty + item + ending)
+    with pytest.raises(VolumeError, match="compressed frames in an uncompressed syntax") as caught:
+        load(file)
+    assert caught.value.code == "damaged-pixels"
+
+
 def test_one_bad_series_does_not_hide_the_good_ones(tmp_path: Path) -> None:
     save(classic(PIXELS), tmp_path / "good")
     bad = classic(PIXELS)
@@ -272,3 +289,20 @@ def test_a_two_gigabyte_multi_frame_file(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as caught:
         load(file, max_voxels=1 << 28)
     assert caught.value.code == "too-large"
+    # 4.3 GB as float32; what is held beside it is a frame and the program (the limit is on the process)
+    program = f"""
+import resource, numpy
+from pathlib import Path
+from medmeta.volumes.dicom_header import read_header
+from medmeta.volumes.dicom_read import read_stack
+from medmeta.volumes.preflight import preflight
+stack = preflight([read_header(Path({str(file)!r}))])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+scan = read_stack(stack)
+assert scan.array.shape == (1, 512, 512, 4096)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) * 1024 < 1.05 * 4 * 512 * 512 * 4096
