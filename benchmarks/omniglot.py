@@ -425,7 +425,8 @@ def main() -> None:
             kept = work / f"{name.split(',')[0]} {arguments.episodes}.json"
             if kept.is_file():
                 rows[name] = json.loads(kept.read_text())
-                continue
+                if all(f"{way}-way {shot}-shot" in rows[name]["scores"] for way, shot in arguments.settings):
+                    continue
             rows[name] = row(name, data, arguments, work)
             kept.write_text(json.dumps(rows[name]))
             console.print(name, {k: round(v["mean"], 1) for k, v in rows[name]["scores"].items()})
