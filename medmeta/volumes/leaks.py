@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import dctn
 from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate
 
 from medmeta.errors import MedmetaError
@@ -149,6 +148,8 @@ def _spectrum(voxels: torch.Tensor) -> np.ndarray:
     low, high = np.percentile(values[::step].numpy(), [1, 99])
     small = _thumbnail(voxels.clamp(float(low), float(high))).numpy()
     kept = _KEPT[axes]
+    from scipy.fft import dctn
+
     coefficients = dctn(small, norm="ortho")[(slice(0, kept),) * axes]
     frequency = np.sqrt(sum(np.square(g) for g in np.indices((kept,) * axes)))
     weighted = coefficients * frequency ** _WEIGHT[axes]

@@ -278,7 +278,7 @@ def read_mask(
     values = masks.choose_label(values, label, path)
     placed = masks.on_grid(values, scan, like, shape, path, resample=resample)
     if resample and placed is not values:
-        _LOG.info("%s: nearest labels on the image's grid", path.name)
+        _LOG.info("%s: nearest labels on the image's grid", own_name(path) or "a mask")
         masks.choose_label(placed, None, path)
     return placed, {}
 

@@ -202,6 +202,27 @@ def test_an_image_given_as_a_mask_and_a_mask_as_an_image(tmp_path: Path) -> None
         load_mask(folder / "000.dcm", like=load(folder))
 
 
+def test_a_report_and_a_folder_of_two_masks(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    image = load(folder)
+    for name in ("a", "b"):
+        write(made, mask(), tmp_path / "masks" / f"{name}.dcm")
+    with pytest.raises(VolumeError, match="found 2 masks") as caught:
+        load_mask(tmp_path / "masks", like=image)
+    assert caught.value.code == "several-masks"
+    report = Dataset()
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.22", generate_uid()
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID
+    report.file_meta.MediaStorageSOPInstanceUID = report.SOPInstanceUID
+    report.Modality, report.SeriesInstanceUID = "SR", generate_uid()
+    pydicom.dcmwrite(tmp_path / "report.dcm", report, enforce_file_format=True)
+    with pytest.raises(VolumeError) as caught:
+        load(tmp_path / "report.dcm")
+    assert caught.value.code == "not-an-image"
+
+
 def test_an_empty_segmentation(tmp_path: Path) -> None:
     folder, made = source(tmp_path)
     file = write(made, np.zeros(SHAPE, np.uint8), tmp_path / "seg.dcm")
