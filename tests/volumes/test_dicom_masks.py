@@ -205,6 +205,7 @@ def test_an_image_given_as_a_mask_and_a_mask_as_an_image(tmp_path: Path) -> None
 def test_a_report_and_a_folder_of_two_masks(tmp_path: Path) -> None:
     folder, made = source(tmp_path)
     image = load(folder)
+    (tmp_path / "masks").mkdir()
     for name in ("a", "b"):
         write(made, mask(), tmp_path / "masks" / f"{name}.dcm")
     with pytest.raises(VolumeError, match="found 2 masks") as caught:
