@@ -91,12 +91,11 @@ RECIPES: dict[str, Recipe] = {
     "fomaml": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
     "reptile": Recipe(
         ways=(10,),
-        shots=(5,),
-        query=5,
+        shots=(3,),
         rate=1e-3,
         options={**_ZEROS, "rate": 0.05, "steps": 5, "adapt_steps": 10},
     ),
-    "imaml": Recipe(ways=(5, 20), shots=(1,), rate=1e-3, options={**_ZEROS, "rate": 0.05}),
+    "imaml": Recipe(ways=(5, 10), shots=(1,), rate=1e-3, options={**_ZEROS, "rate": 0.1}),
     "pretrain-linear": _BASELINE,
     "pretrain-finetune": _BASELINE,
 }
