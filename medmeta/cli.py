@@ -330,12 +330,16 @@ def adapt(
     support: Annotated[Path, typer.Argument(help="A cohort of k labelled patients.")],
     out: Out,
     tumor: Annotated[str | None, typer.Option(help="The type, where the support has several.")] = None,
+    safeguard: Annotated[
+        bool, typer.Option("--safeguard", help="Fine-tune while support patients left out gain; slower.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Turn k labelled patients into a MONAI bundle for their tumour type."""
     from medmeta.clinical import adapt as run_adapt
 
-    bundle = run_adapt(run, support, out, tumour=tumor, seed=seed, track=_Bar())
+    options: dict[str, Any] = {"tumour": tumor, "seed": seed, "safeguard": safeguard}
+    bundle = run_adapt(run, support, out, track=_Bar(), **options)
     _log.print(f"Bundle: {_plain(str(bundle))}", soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.export import export
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest
-from medmeta.learners import plain_network
+from medmeta.learners import Safeguarded, plain_network
 from medmeta.training import Run, open_run
 from medmeta.volumes import Cohort, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
@@ -29,6 +29,7 @@ def adapt(
     tumour: str | None = None,
     seed: int = 0,
     crops: int = 4,
+    safeguard: bool = False,
     track: Track = silent,
 ) -> Path:
     """Learn a tumour type from a folder of labelled scans and write the result as a MONAI bundle.
@@ -41,6 +42,8 @@ def adapt(
             all others there. None takes the one there is, or tells all classes apart.
         seed: where crops are cut.
         crops: pieces a patient when segmenting, the first half of them around the tumour.
+        safeguard: go on fine-tuning while support patients that are left out in turn gain
+            (:class:`medmeta.learners.Safeguarded`): for a type unlike those that were trained on.
         track: shows progress.
 
     Returns:
@@ -68,7 +71,7 @@ def adapt(
     else:
         examples = support_examples(prepared, trained.plan, generator_of(seed), classes=classes, crops=crops)
     learner = trained.learner
-    predictor = learner.adapt(examples)
+    predictor = (Safeguarded(learner) if safeguard else learner).adapt(examples)
     about = _about(trained, prepared, examples, seed, crops)
     about["weights_before"] = fingerprint(learner)
     about["weights_after"] = fingerprint(plain_network(predictor))

@@ -21,7 +21,7 @@ from medmeta.evaluation.protocol import (
 )
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
-from medmeta.learners import create_learner
+from medmeta.learners import Safeguarded, create_learner
 from medmeta.networks import build
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store
@@ -74,7 +74,11 @@ def evaluate(
     began = time.monotonic()
     store = Store(run.plan, cache, salt=run.config["salt"])
     volumes = run.unseen(cohort.volumes)
-    names = {run.learner.name: f"meta-trained ({run.learner.name})", **NAMES}
+    names = {
+        run.learner.name: f"meta-trained ({run.learner.name})",
+        "safeguarded": "meta-trained, then fine-tuned while those left out gain",
+        **NAMES,
+    }
     methods: dict[str, Method] = {
         run.learner.name: run.learner,
         "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
@@ -82,6 +86,8 @@ def evaluate(
     }
     if run.warm is not None:
         methods["pretrain-finetune"] = run.warm
+    if run.task == "segmentation":
+        methods["safeguarded"] = Safeguarded(run.learner)
     options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "track": track}
     judge = judge_segmentation if run.task == "segmentation" else judge_classification
     judged = judge(methods, volumes, [tumour], store, **options)

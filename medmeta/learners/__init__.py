@@ -3,12 +3,15 @@
 from medmeta.learners.predictor import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.registry import create_learner, learner_names, load_weights
+from medmeta.learners.safeguard import FineTuning, Safeguarded
 from medmeta.learners.tuning import tune_rates
 
 __all__ = [
+    "FineTuning",
     "Learner",
     "LearnerError",
     "Predictor",
+    "Safeguarded",
     "create_learner",
     "learner_names",
     "load_weights",

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
-from medmeta.episodes.augment import Augment, apply, draw
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
-from medmeta.learners.head import Head, logits
+from medmeta.learners.batch import check_support, parameter_like, pieces, still
+from medmeta.learners.head import Head
 from medmeta.learners.local_prototype import POOL, places
-from medmeta.learners.loss import example_loss
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.ridge import RidgeLearner
+from medmeta.learners.safeguard import FineTuning, enough, in_order, walk
 from medmeta.networks import features
 from medmeta.shape import Image, Logits
 
-VIEW = Augment(flip=True, gain=0.2, bias=0.2, rotate=20.0, scale=0.2)
-"""How far a view of the support may be from it. One to five patients show little of how others differ."""
 SCALES = (3, 7, 15)
 VOXELS = 4000
 """Voxels of each example that trees are fitted to, half of them of the target where there are so many."""
@@ -137,84 +131,34 @@ class RefinedRidgeLearner(RidgeLearner):
         seed: int = 0,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
-        good = steps >= 0 and rate > 0 and views >= 1 and folds >= 0 and trees >= 0 and 0 <= part <= 1
-        if not good:
+        if trees < 0 or not 0 <= part <= 1:
             raise LearnerError(
-                "steps, folds and trees of 0 or more, 1 or more views, a positive rate, a part from 0 to 1",
-                found=f"steps={steps}, folds={folds}, trees={trees}, views={views}, rate={rate}, part={part}",
+                "0 or more trees and a part from 0 to 1",
+                found=f"trees={trees}, part={part}",
                 cure="Change that option.",
             )
+        self.tuning = FineTuning(steps, rate, views, folds, seed)
         more = {"steps": steps, "rate": rate, "views": views, "folds": folds, "mirrors": mirrors}
         self.options = {**self.options, **more, "trees": trees, "part": part, "seed": seed}
-        self.steps, self.rate, self.views, self.folds = steps, rate, views, folds
         self.mirrors, self.trees, self.part, self.seed = mirrors, trees, part, seed
 
     def adapt(self, support: Examples) -> LinearPredictor | RefinedPredictor:  # type: ignore[override]
         """Learn from the support; the learner stays bitwise the same."""
         check_support(support)
         support = in_order(support)
-        *_, (_, network, head) = self._walk(support, [self._enough(support)])
+        count = enough(self._start, support, self.tuning)
+        *_, (_, network, head) = walk(
+            self._start, support, [self.tuning.steps if count is None else count], self.tuning
+        )
         plain = LinearPredictor(network, head, support)
         trees = self._grow(network, support) if self.trees and support.segments else None
         if trees is None and not (self.mirrors and support.segments):
             return plain
         return RefinedPredictor(plain, self.mirrors, trees, self.part)
 
-    def _enough(self, support: Examples) -> int:
-        """Choose the number of steps by leaving parts of the support out in turn."""
-        parts = left_out(support, self.folds)
-        if not parts or not self.steps:
-            return self.steps
-        counts = sorted({0, self.steps // 3, self.steps})
-        losses = dict.fromkeys(counts, 0.0)
-        for rest, out in parts:
-            for count, network, head in self._walk(rest, counts):
-                losses[count] += self._judge(network, head, out)
-        return min(counts, key=lambda count: (losses[count], count))
-
-    def _judge(self, network: nn.Module, head: Head, out: Examples) -> float:
-        piece = whole(out, parameter_like(network))
-        with torch.no_grad():
-            guess = self._guess(network, head, piece)
-            return float(example_loss(guess, piece.target, piece.share).mean())
-
-    def _guess(self, network: nn.Module, head: Head, piece: Piece) -> Tensor:
-        return logits(features(network(piece.image), tuple(piece.image.shape[2:]), dense=piece.dense), head)
-
-    def _walk(self, support: Examples, counts: Sequence[int]) -> Iterator[tuple[int, nn.Module, Head]]:
-        """Give network and head after each of the numbers of steps; the same network, moving on."""
-        like = parameter_like(self.network)
+    def _start(self, support: Examples) -> tuple[nn.Module, Head]:
         with torch.no_grad(), still(self.network):
-            start = self._head(pieces(support, like))
-        network = copy.deepcopy(self.network).eval().requires_grad_(True)
-        head = Head(*(w.clone().requires_grad_() for w in start))
-        adam = torch.optim.Adam([*network.parameters(), *head], lr=self.rate)
-        generator = torch.Generator().manual_seed(self.seed)
-        if 0 in counts:
-            yield 0, network, Head(*(w.detach() for w in head))
-        for step in range(1, max(counts) + 1):
-            piece = whole(self._views(support, generator), like)
-            with torch.enable_grad():
-                adam.zero_grad()
-                example_loss(self._guess(network, head, piece), piece.target, piece.share).mean().backward()
-            for group in adam.param_groups:
-                group["lr"] = self.rate * min(1.0, 2 * (1 - (step - 1) / max(counts)))  # falls from half way
-            adam.step()
-            if step in counts:
-                yield step, network, Head(*(w.detach().clone() for w in head))
-
-    def _views(self, support: Examples, generator: torch.Generator) -> Examples:
-        """Some examples, each moved in its own way; all as they are where there is no space to move in."""
-        axes = support.image.ndim - 2
-        if axes < 1:
-            return support
-        order = torch.randperm(len(support.image), generator=generator).repeat(self.views)
-        made = []
-        for i in order[: max(self.views, len(support.classes))].tolist():
-            one = Examples(support.image[i : i + 1], support.label[i : i + 1], support.classes)
-            made.append(apply(draw(VIEW, axes, generator), one))
-        image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
-        return Examples(image, label, support.classes)
+            return self.network, self._head(pieces(support, parameter_like(self.network)))
 
     def _grow(self, network: nn.Module, support: Examples) -> ExtraTreesClassifier:
         """Fit trees to voxels of the support."""
@@ -237,39 +181,6 @@ class RefinedRidgeLearner(RidgeLearner):
             n_jobs=1,
         )
         return trees.fit(np.concatenate(seen), np.concatenate(labels))
-
-
-def in_order(support: Examples) -> Examples:
-    """The support in an order that does not depend on how it was given: by label and sum of image."""
-    flat = support.label.reshape(len(support.label), -1).sum(1).tolist()
-    sums = support.image.double().flatten(1).square().sum(1).tolist()
-    order = sorted(range(len(sums)), key=lambda i: (sums[i], flat[i]))
-    patients = tuple(support.patients[i] for i in order) if support.patients else ()
-    return Examples(support.image[order], support.label[order], support.classes, patients)
-
-
-def left_out(support: Examples, folds: int) -> list[tuple[Examples, Examples]]:
-    """Cut the support into (rest, left out) by patient; those in which both show every class.
-
-    Example:
-        >>> support = Examples(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]), ("a", "b"))
-        >>> [(len(rest.image), len(out.image)) for rest, out in left_out(support, 2)]
-        []
-        >>> dense = Examples(torch.zeros(3, 1, 2, 1), torch.tensor([[[0], [1]]] * 3), ("a", "b"))
-        >>> [(len(rest.image), len(out.image)) for rest, out in left_out(dense, 3)]
-        [(2, 1), (2, 1), (2, 1)]
-    """
-    names = support.patients or tuple(map(str, range(len(support.image))))
-    known = sorted(set(names), key=names.index)
-    made = []
-    folds = min(folds, len(known))
-    for fold in range(folds if folds > 1 else 0):
-        out = [i for i, n in enumerate(names) if known.index(n) % folds == fold]
-        rest = [i for i in range(len(names)) if i not in out]
-        pair = tuple(Examples(support.image[w], support.label[w], support.classes) for w in (rest, out))
-        if all(all(side.shot) for side in pair):
-            made.append((pair[0], pair[1]))
-    return made
 
 
 __all__ = ["RefinedPredictor", "RefinedRidgeLearner", "pixel_features"]

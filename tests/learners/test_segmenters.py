@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners import LearnerError, create_learner
+from medmeta.learners import FineTuning, LearnerError, Safeguarded, create_learner, plain_network
 from medmeta.learners.local_prototype import local_prototypes
-from medmeta.learners.refined import RefinedPredictor, RefinedRidgeLearner, left_out, pixel_features
+from medmeta.learners.loss import set_loss
+from medmeta.learners.refined import RefinedPredictor, RefinedRidgeLearner, pixel_features
+from medmeta.learners.safeguard import left_out
 from medmeta.networks import build, unet
 from tests.learners.tasks import CLASSES, close, episode, lesions
 
@@ -85,6 +87,32 @@ def test_steps_that_harm_those_left_out_are_not_done() -> None:
         adapted = learner.adapt(support).state_dict()
         same = all(torch.equal(w, adapted[f"network.{n}"]) for n, w in network.state_dict().items())
         assert same is kept
+
+
+def safeguarded(support: Examples, **tuning: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an untrained MAML says of the support, and what it says after safeguarded fine-tuning."""
+    torch.manual_seed(0)
+    learner = create_learner("maml", build(unet(2, 1, base=4)), steps=1, rate=0.01)
+    before = {n: w.clone() for n, w in learner.state_dict().items()}
+    predictor = Safeguarded(learner, FineTuning(**tuning)).adapt(support)  # type: ignore[arg-type]
+    assert all(torch.equal(w, before[n]) for n, w in learner.state_dict().items())
+    plain_network(predictor)
+    with torch.no_grad():
+        return learner.adapt(support)(support.image), predictor(support.image)
+
+
+def test_fine_tuning_goes_on_where_it_helps_those_left_out() -> None:
+    support = lesions(4, side=16)
+    own, tuned = safeguarded(support, steps=40, rate=1e-2)
+    losses = [float(set_loss(guess, support.label)) for guess in (own, tuned)]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_fine_tuning_that_harms_or_cannot_be_checked_is_not_done() -> None:
+    wrecked = safeguarded(lesions(4, side=16), steps=6, rate=3.0)
+    assert torch.equal(*wrecked)
+    alone = safeguarded(lesions(1, side=16), steps=40, rate=1e-2)
+    assert torch.equal(*alone)
 
 
 def test_support_is_left_out_by_patient() -> None:
