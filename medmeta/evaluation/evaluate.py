@@ -24,7 +24,7 @@ from medmeta.evaluation.results import results, versions
 from medmeta.learners import Safeguarded, create_learner
 from medmeta.networks import build
 from medmeta.training import Run
-from medmeta.volumes import Cohort, Store
+from medmeta.volumes import Cohort, Store, Volume
 from medmeta.volumes.progress import Track, silent
 
 SCRATCH: dict[str, Any] = {"steps": 40, "rate": 3e-3}
@@ -53,7 +53,8 @@ def evaluate(
 
     Args:
         run: of :func:`medmeta.training.open_run`.
-        cohort: with patients of the type (and, to classify, others); those that training saw are left out.
+        cohort: with patients of the type (and, to classify, others); those that training saw are never
+            judged, but where lesions are classified they are the support of the types already known.
         out: folder to write: ``report.html``, ``results.json``; refused where it exists.
         tumour: the type; it must be none that the run was trained on.
         shots: labelled patients to learn from.
@@ -89,8 +90,12 @@ def evaluate(
     if run.task == "segmentation":
         methods["safeguarded"] = Safeguarded(run.learner)
     options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "track": track}
-    judge = judge_segmentation if run.task == "segmentation" else judge_classification
-    judged = judge(methods, volumes, [tumour], store, **options)
+    if run.task == "segmentation":
+        judged = judge_segmentation(methods, volumes, [tumour], store, **options)
+    else:
+        known = _known(run, cohort, max(shots)) if run.plan.lesion is not None else ()
+        asked = run.new_patients(cohort.volumes) if known else volumes
+        judged = judge_classification(methods, asked, [tumour], store, known=known, **options)
     content = results([judged], held_out=run.held_out, seed=seed, seconds=time.monotonic() - began)
     page = render(
         Report(
@@ -102,6 +107,18 @@ def evaluate(
     )
     write(folder, {"report.html": page, "results.json": json.dumps(content, indent=1) + "\n"})
     return content
+
+
+def _known(run: Run, cohort: Cohort, shots: int) -> tuple[Volume, ...]:
+    """Patients whom training saw, of the types that have enough of them: classes beside the new one."""
+    new = set(run.new_patients(cohort.volumes))
+    if not any(v.tumour in run.types for v in new):  # nobody of the known types is left to be asked of
+        return ()
+    seen = [v for v in cohort.volumes if v not in new and v.tumour in run.types and run.plan.takes(v)]
+    patients: dict[str, set[str]] = {}
+    for v in seen:
+        patients.setdefault(v.tumour or "", set()).add(v.patient)
+    return tuple(v for v in seen if len(patients[v.tumour or ""]) > shots)
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

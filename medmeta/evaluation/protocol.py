@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -246,9 +246,8 @@ def _questions(
     new = [v for v in volumes if v.tumour in tumours]
     learnt = [v for v in known if v.tumour not in tumours]
     support = classification_task([*new, *learnt], classes, store)
-    query = classification_task(
-        [*new, *(v for v in volumes if v.tumour in classes[len(tumours) :])], classes, store
-    )
+    asked = tuple(v for v in volumes if v.tumour in classes and store.plan.takes(v))
+    query = replace(support, volumes=asked, labels=tuple(classes.index(str(v.tumour)) for v in asked))
     return [_Question(tuple(tumours), support, query)]
 
 
