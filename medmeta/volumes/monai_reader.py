@@ -35,6 +35,7 @@ class MedmetaReader(ImageReader):
 
     Args:
         series, modality, description: choose among several series, as in ``load``.
+        channels: volumes on the fourth axis of a NIfTI, as in ``load``.
 
     Example:
         >>> import tempfile, nibabel
@@ -46,10 +47,16 @@ class MedmetaReader(ImageReader):
     """
 
     def __init__(
-        self, *, series: str | None = None, modality: str | None = None, description: str | None = None
+        self,
+        *,
+        series: str | None = None,
+        modality: str | None = None,
+        description: str | None = None,
+        channels: int = 1,
     ) -> None:
         super().__init__()
         self._options: dict[str, Any] = {"series": series, "modality": modality, "description": description}
+        self._options["channels"] = channels
 
     def verify_suffix(self, filename: Any) -> bool:
         """Whether this reader knows the kind of file; a folder or a zip counts as DICOM."""
@@ -66,7 +73,7 @@ class MedmetaReader(ImageReader):
         """Read what ``read`` named; several files become channels of one volume.
 
         Returns:
-            As MONAI's readers do, ``(x, y, z)`` for one file and ``(channel, x, y, z)`` for several; and
+            As MONAI's readers do, ``(x, y, z)`` for one channel and ``(channel, x, y, z)`` for several; and
             MONAI's metadata: RAS affine (mm), unit, spacing; no path or name.
 
         Raises:
@@ -81,7 +88,8 @@ class MedmetaReader(ImageReader):
                 found = f"{scan.array.shape[1:]} voxels beside {first.array.shape[1:]}, or another affine"
                 raise VolumeError("other-grid", found=found, where=one.path)
         array = np.concatenate([scan.array for scan in scans]).astype(np.float32, copy=False)
-        array = array[0] if len(scans) == 1 else array
+        single = len(scans) == 1 and len(array) == 1
+        array = array[0] if single else array
         about = {
             "unit": first.unit,
             "spacing": spacing(first.affine),
@@ -89,7 +97,7 @@ class MedmetaReader(ImageReader):
             MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.SPATIAL_SHAPE: np.array(first.array.shape[1:]),
-            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if len(scans) == 1 else 0,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if single else 0,
         }
         return array, about
 
@@ -107,6 +115,7 @@ class LoadVolumed(MapTransform):
         keys: of images; the value is a path, or several for the channels of one volume.
         mask_keys: of masks.
         series: SeriesInstanceUID or short key, as in ``load``.
+        channels: volumes on the fourth axis of a NIfTI, as in ``load``.
         label: of the masks, as in ``load_mask``.
         allow_missing_keys: pass over keys that are not there.
 
@@ -127,19 +136,20 @@ class LoadVolumed(MapTransform):
         mask_keys: KeysCollection = (),
         *,
         series: str | None = None,
+        channels: int = 1,
         label: int | str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         images = (keys,) if isinstance(keys, str) else tuple(keys)
         super().__init__(images, allow_missing_keys)
         self.mask_keys = (mask_keys,) if isinstance(mask_keys, str) else tuple(mask_keys)
-        self.series, self.label = series, label
+        self.series, self.channels, self.label = series, channels, label
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read every key; see the class."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = _channels(out[key], self.series)
+            out[key] = _channels(out[key], self.series, self.channels)
         for key in self.mask_keys:
             if key in out:
                 out[key] = load_mask(out[key], like=out[self.keys[0]], label=self.label)
@@ -148,9 +158,9 @@ class LoadVolumed(MapTransform):
         return out
 
 
-def _channels(paths: Any, series: str | None) -> Any:
+def _channels(paths: Any, series: str | None, channels: int) -> Any:
     if not isinstance(paths, (list, tuple)):
-        return load(paths, series=series)
+        return load(paths, series=series, channels=channels)
     import torch
 
     images = [load(path, series=series) for path in paths]

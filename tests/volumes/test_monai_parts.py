@@ -115,6 +115,18 @@ def test_channels_must_share_a_grid(tmp_path: Path) -> None:
         assert caught.value.code == "other-grid"
 
 
+def test_channels_on_a_fourth_axis(tmp_path: Path) -> None:
+    """Read as channels, turned and saved as MONAI does, they are the same again."""
+    made = np.random.default_rng(0).random((7, 6, 5, 3)).astype(np.float32)
+    nibabel.Nifti1Image(made, np.diag([2.0, 1, 3, 1])).to_filename(tmp_path / "a.nii.gz")
+    image = LoadVolumed("image", channels=3)({"image": tmp_path / "a.nii.gz"})["image"]
+    assert np.array_equal(image.numpy(), np.moveaxis(made, -1, 0))
+    reader = LoadImage(reader=MedmetaReader(channels=3), ensure_channel_first=True)
+    assert np.array_equal(reader(tmp_path / "a.nii.gz").numpy(), image.numpy())
+    with pytest.raises(VolumeError, match="found 3 volumes"):
+        LoadVolumed("image")({"image": tmp_path / "a.nii.gz"})
+
+
 def test_missing_keys(study: dict[str, Path]) -> None:
     assert "label" not in LoadVolumed("image", "label", allow_missing_keys=True)({"image": study["image"]})
     with pytest.raises(KeyError):
