@@ -101,13 +101,15 @@ def read(
     choice = Choice(series, modality, description)
     if not path.exists():
         raise VolumeError("not-found", found="nothing", where=path)
+    if suffix(path) in READERS and not path.is_dir():
+        return read_file(path, channels=channels, max_voxels=max_voxels)
+    if channels != 1:
+        raise VolumeError("other-channels", found="one", where=path)
     if path.is_dir():
         return _folder(path, path, choice, max_voxels)
     if path.name.lower().endswith(".zip"):
         with unpacked(path) as folder:
             return _folder(folder, path, choice, max_voxels)
-    if suffix(path) in READERS:
-        return read_file(path, channels=channels, max_voxels=max_voxels)
     if not is_dicom(path):
         raise VolumeError("not-a-volume", found="another kind of file", where=path)
     return read_stack(preflight(_one(path).headers), max_voxels=max_voxels)

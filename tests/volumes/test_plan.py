@@ -192,6 +192,8 @@ def test_a_fourth_axis_of_another_length_is_refused(tmp_path: Path) -> None:
         with pytest.raises(VolumeError, match=r"found 3 volumes") as caught:
             load(file, channels=channels)
         assert caught.value.code == code
+    with pytest.raises(VolumeError, match="found one"):  # a folder of DICOM, say
+        load(tmp_path, channels=2)
     flat = save(tmp_path, "b", noise((4, 4, 4)))
     with pytest.raises(VolumeError, match=r"found 1 volume "):
         Store(Plan(3, (1.0, 1.0, 1.0), (4, 4, 4), 2)).read(Volume("p", (flat,), modality=("T1", "T2")))
