@@ -345,6 +345,9 @@ def test_dicom_masks_of_another_patient_or_nobody(tmp_path: Path) -> None:
     right = open_cohort(tmp_path)
     assert {v.tumour for v in right.volumes} == {"core", "Edema"}
     ds = pydicom.dcmread(file)
+    ds.PatientID = ""
+    ds.save_as(file)
+    assert open_cohort(tmp_path).volumes == right.volumes
     ds.PatientID = "somebody else"
     ds.save_as(file)
     with pytest.raises(CohortError, match="mask object 1: it and its series are of 2 patients"):

@@ -84,8 +84,8 @@ def _add(listing: Listing, mask: Header, series: dict[str, list[Header]], number
         )
         return set()
     slices = series[found[0]]
-    patients = {one.patient for one in (*slices, mask)}
-    if len(patients) != 1:
+    patients = {one.patient for one in (*slices, mask)} - {""}
+    if len(patients) > 1:
         listing.problems.append(f"mask object {number}: it and its series are of {len(patients)} patients")
         return set()
     patient = slices[0].patient.removesuffix("^")  # of an issuer that is not named

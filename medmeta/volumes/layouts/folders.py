@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medmeta.volumes.dicom_header import read_header
+from medmeta.volumes.dicom_header import is_dicom, read_header
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
 from medmeta.volumes.progress import Track, silent
@@ -64,10 +64,7 @@ def _is_series(folder: Path, files: list[Path]) -> bool:
     if files:
         return all(p.suffix.lower() == ".dcm" for p in files)
     bare = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.lower().endswith(SUFFIXES)]
-    if not bare:
-        return False
-    with open(bare[0], "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    return bool(bare) and is_dicom(bare[0])
 
 
 def _is_one_patient(folder: Path) -> bool:
