@@ -180,7 +180,7 @@ def _case(
         return {**done, "message": f"cannot write: {error.strerror or type(error).__name__}"}
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         # torch's, MONAI's and highdicom's; the next case must still be tried
-        _LOG.exception("%s failed", name)
+        _LOG.exception("a case failed; its result says which")
         return {**done, "message": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
