@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -95,17 +95,10 @@ class GradientLearner(nn.Module):
     def _rates(self, meta: Weights, step: int) -> dict[str, Tensor | float]:
         return rates_at(meta, self._moving_names(), step, self.inner.rate)
 
-    @property
-    def _half(self) -> bool:
-        return self.inner.precision == "bf16"
-
-    def _quick(self) -> AbstractContextManager[Any]:
-        """Our own layers, which know one precision."""
-        return nullcontext() if self._half else QuickLayers()
-
     def _feature(self, weights: Weights, image: Image, *, dense: bool) -> Feature:
         body = {place: weights[f"network.{name}"] for place, name in self.places.items()}
-        with torch.autocast(image.device.type, torch.bfloat16) if self._half else nullcontext():
+        half = self.inner.precision == "bf16"
+        with torch.autocast(image.device.type, torch.bfloat16) if half else nullcontext():
             output = functional_call(self.network, body, (image,), tie_weights=False)
         return features(output, tuple(image.shape[2:]), dense=dense).to(image.dtype)
 
@@ -217,7 +210,7 @@ class GradientLearner(nn.Module):
         if order == "implicit":
             return implicit(loop, meta)
         backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-        with self._quick():
+        with QuickLayers():
             return meta_gradient(loop, meta, order=order, backend=backend)
 
     def _supervised(
@@ -310,7 +303,7 @@ class GradientLearner(nn.Module):
         check_support(support)
         parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
-        with still(self.network), torch.no_grad(), self._quick():
+        with still(self.network), torch.no_grad(), QuickLayers():
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         start, adam = moving, Adam()
         yield moving
@@ -332,7 +325,7 @@ class GradientLearner(nn.Module):
         for part in parts:
             leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
             loop = self.inner_loop(part, part, ())
-            with torch.enable_grad(), self._quick():
+            with torch.enable_grad(), QuickLayers():
                 slopes = autograd_slope(loop, leaves, meta, False)
             total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
         return total

@@ -37,7 +37,7 @@ class QuickLayers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Take what gains; leave everything else as it is."""
         kwargs = kwargs or {}
-        ours = OURS.get(func)
+        ours = None if torch.is_autocast_enabled("cpu") else OURS.get(func)  # ours know one precision
         if ours is not None and (out := ours(*args, **kwargs)) is not None:
             return out
         return func(*args, **kwargs)
