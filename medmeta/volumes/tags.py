@@ -66,7 +66,7 @@ def numbers(ds: Dataset, tag: int) -> tuple[float, ...]:
 
 
 # doubles that occur in implicit VR files, where the bytes do not say so
-_DOUBLES = frozenset({0x00189087, 0x00189089, 0x00189082})
+_DOUBLES = frozenset({0x00189087, 0x00189089, 0x00189082, 0x00409224, 0x00409225})
 
 
 def _binary(vr: str | None, tag: int) -> bool:

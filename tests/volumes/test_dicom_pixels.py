@@ -334,8 +334,11 @@ def enhanced_pet(**changes: Any) -> Dataset:
     return ds
 
 
-def test_uptake_of_an_enhanced_file(tmp_path: Path) -> None:
-    image = load(save([enhanced_pet()], tmp_path / "s"))
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_uptake_of_an_enhanced_file(tmp_path: Path, syntax: str) -> None:
+    ds = enhanced_pet()
+    ds.file_meta.TransferSyntaxUID = syntax
+    image = load(save([ds], tmp_path / "s"))
     left = 3.7e8 * 0.5 ** (3600 / 6586.2)
     assert image.meta["unit"] == "SUV"
     assert float(image.max()) == pytest.approx(10_000 * 70_000 / left, rel=1e-5)
