@@ -331,7 +331,8 @@ def _spacing(image: Any) -> tuple[float, ...]:
 
 
 def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, spacing: Sequence[float]) -> Picture:
-    axis = max(range(3), key=lambda a: spacing[a])  # across the slices
+    shape = truth.shape
+    axis = shape.index(1) if 1 in shape else max(range(3), key=lambda a: spacing[a])  # across the slices
     number = int(truth.sum([a for a in range(3) if a != axis]).argmax())
     rest = [s for a, s in enumerate(spacing) if a != axis]
     cut = [torch.as_tensor(v).select(axis, number).numpy() for v in (image.as_tensor()[0], truth, found)]

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,7 @@ from medmeta.evaluation import (
     results,
 )
 from medmeta.training import Recipe, Schedule, train
-from medmeta.volumes import Cohort, Store, make_plan
+from medmeta.volumes import Cohort, Store, Volume, make_plan
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,26 @@ def test_pixel_trees_find_what_texture_tells() -> None:
     predictor = Trees().adapt(Examples(image[:3], label[:3], ("background", "rough")))
     found = predictor(image[3:]).argmax(1)[0] > 0
     assert metrics.dice(found, label[3] > 0) > 0.8  # type: ignore[operator]
+
+
+def test_pictures_of_flat_scans_are_whole_slices(tmp_path: Path) -> None:
+    """One slice, thinner than its pixels are wide: the picture is the slice, not a cut across it."""
+    volumes = []
+    for n in range(3):
+        voxels, mask = (
+            np.random.default_rng(n).random((24, 20, 1), np.float32),
+            np.zeros((24, 20, 1), np.uint8),
+        )
+        mask[5:12, 6:12] = 1
+        for name, array in {f"{n}": voxels, f"{n}_m": mask}.items():
+            nibabel.save(
+                nibabel.Nifti1Image(array, np.diag([2.0, 2.0, 1.0, 1.0])), tmp_path / f"{name}.nii.gz"
+            )
+        volumes.append(Volume(f"p{n}", (tmp_path / f"{n}.nii.gz",), tmp_path / f"{n}_m.nii.gz", "cyst"))
+    store = Store(make_plan(volumes, patch=(16, 16)), salt="s")
+    judged = judge_segmentation({"one": Remembers()}, volumes, ["cyst"], store, shots=(1,), episodes=1)
+    assert {sorted(p.truth.shape)[0] for p in judged.pictures} == {20}
+    assert {sorted(p.image.shape)[1] for p in judged.pictures} == {24}
 
 
 def test_classification_asks_the_type_against_the_rest(cohort: Cohort) -> None:
