@@ -21,7 +21,8 @@ def curves(judged: Judged, metric: str, label: str, names: Mapping[str, str]) ->
     """Score against shots with intervals, one panel a tumour type, as SVG."""
     table = judged.table()
     with matplotlib.rc_context({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "medmeta"}):
-        figure = Figure(figsize=(4.1 * len(table), 3.3), layout="constrained")
+        # as wide for one type as for two, so that text and legend keep their size on the page
+        figure = Figure(figsize=(4.1 * max(2, len(table)), 3.3), layout="constrained")
         axes = figure.subplots(1, len(table), squeeze=False, sharey=True)[0]
         for axis, (tumour, by_shot) in zip(axes, table.items(), strict=True):
             shots = sorted(by_shot, key=int)
