@@ -139,9 +139,7 @@ def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_p
     assert "--resume" in said
 
 
-def test_early_stopping_looks_at_types_of_its_own(
-    cohort: Cohort, tmp_path: Path
-) -> None:
+def test_early_stopping_looks_at_types_of_its_own(cohort: Cohort, tmp_path: Path) -> None:
     recipe = replace(RECIPE, validate_on=("cyst",), warm=None)
     run = train(cohort, recipe, out=tmp_path / "run", hold_out=["sarcoma"])
     assert (run.types, run.held_out, run.config["validated_on"]) == (("glioma",), ("sarcoma",), ["cyst"])
