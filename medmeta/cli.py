@@ -351,12 +351,15 @@ def predict(
     mask: Annotated[
         list[Path] | None, typer.Option(help="Outlines of the lesions to classify, one a scan.")
     ] = None,
+    formats: Annotated[str, typer.Option(help="Of a segmentation: nifti,seg,sr,json.")] = "nifti",
+    resume: Annotated[bool, typer.Option("--resume", help="Pass over the cases that are there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON."""
     from medmeta.clinical import predict as run_predict
 
-    done = run_predict(bundle, scan, out, masks=mask, track=_Bar())
+    asked = [word.strip() for word in formats.split(",")]
+    done = run_predict(bundle, scan, out, masks=mask, formats=asked, resume=resume, track=_Bar())
     for one in done:
         if as_json:
             typer.echo(json.dumps(one))
