@@ -229,7 +229,7 @@ def _classify(
             store,
             known=known,
             shots=SHOTS,
-            episodes=4,
+            episodes=10,
             seed=seed,
             track=track,
         )
