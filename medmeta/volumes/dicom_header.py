@@ -193,7 +193,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         sop_instance=text(ds, 0x00080018),
         series=text(ds, 0x0020000E),
         patient=f"{patient}^{issuer}" if patient else "",
-        frame_of_reference=text(ds, 0x00200052) or _structure_frame(ds),
+        frame_of_reference=text(ds, 0x00200052) or text(ds, _VOLUME_FRAME) or _structure_frame(ds),
         modality=text(ds, 0x00080060).upper(),
         description=text(ds, 0x0008103E),
         syntax=_syntax(ds),
@@ -242,6 +242,8 @@ def _warnings(ds: Dataset, sop_class: str) -> tuple[str, ...]:
         found.append("secondary capture: text may stand in the pixels")
     if text(ds, 0x00080060).upper() in ("US", "IVUS"):
         found.append("ultrasound: names or dates may stand in the pixels")
+    if text(ds, _VOLUME_FRAME):
+        found.append("ultrasound volume: its axes are those of the probe, not of the patient")
     return tuple(found)
 
 
@@ -288,6 +290,8 @@ def _rounded(value: float | None) -> float | None:
 
 # functional groups: sequence, and what is taken from it
 _POSITION, _ORIENTATION, _MEASURES = 0x00209113, 0x00209116, 0x00289110
+# an ultrasound volume says the same in a frame of reference of its own (PS3.3, C.8.24)
+_VOLUME_POSITION, _VOLUME_ORIENTATION, _VOLUME_FRAME = 0x0020930E, 0x0020930F, 0x00209312
 _TRANSFORM, _CONTENT, _ECHO, _DIFFUSION = 0x00289145, 0x00209111, 0x00189114, 0x00189117
 _TYPES = (0x00189226, 0x00189329, 0x00189751, 0x00209529)
 
@@ -316,6 +320,7 @@ def _groups(ds: Dataset | None, known: Slice) -> Slice:
         found["position"] = numbers(group, 0x00200032)
     if (group := first(ds, _ORIENTATION)) is not None:
         found["orientation"] = numbers(group, 0x00200037)
+    found.update(_in_volume(ds))
     if (group := first(ds, _MEASURES)) is not None:
         found["spacing"] = numbers(group, 0x00280030)
         found["thickness"] = number(group, 0x00180088) or number(group, 0x00180050)
@@ -324,6 +329,16 @@ def _groups(ds: Dataset | None, known: Slice) -> Slice:
         found["intercept"] = _or(number(group, 0x00281052), 0.0)
     found.update(_told_apart(ds))
     return replace(known, **found)  # type: ignore[arg-type]
+
+
+def _in_volume(ds: Dataset) -> dict[str, object]:
+    """Position and orientation of a frame of an ultrasound volume."""
+    found: dict[str, object] = {}
+    if (group := first(ds, _VOLUME_POSITION)) is not None:
+        found["position"] = numbers(group, 0x00209301)
+    if (group := first(ds, _VOLUME_ORIENTATION)) is not None:
+        found["orientation"] = numbers(group, 0x00209302)
+    return found
 
 
 def _told_apart(ds: Dataset) -> dict[str, object]:

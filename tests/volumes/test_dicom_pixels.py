@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
-from medmeta.volumes import VolumeError, load
+from medmeta.volumes import VolumeError, inspect, load
 from tests.volumes.phantoms import PET, classic, enhanced, save, voxels
 
 PIXELS = voxels((3, 40, 36))
@@ -308,6 +309,34 @@ def test_without_the_tags_it_stays_as_stored(
     assert image.meta["unit"] == unit
     assert float(image.max()) == 5000
     assert words in caplog.text
+
+
+def test_an_ultrasound_volume_lies_in_the_frame_of_its_probe(tmp_path: Path) -> None:
+    """The same frames, their place told as an ultrasound volume tells it: the same grid, and a warning."""
+    pixels = np.random.default_rng(0).integers(0, 200, (5, 6, 7), dtype=np.uint16)
+    plain = load(save([enhanced(pixels)], tmp_path / "plain"))
+
+    def alter(frame: Dataset, _: int) -> None:
+        place = Dataset()
+        place.ImagePositionVolume = frame.PlanePositionSequence[0].ImagePositionPatient
+        frame.PlanePositionVolumeSequence = [place]
+        del frame.PlanePositionSequence
+
+    ds = enhanced(pixels, alter=alter, order=[3, 0, 4, 1, 2])
+    shared, way = ds.SharedFunctionalGroupsSequence[0], Dataset()
+    way.ImageOrientationVolume = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    shared.PlaneOrientationVolumeSequence = [way]
+    del shared.PlaneOrientationSequence
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = uid.EnhancedUSVolumeStorage
+    ds.Modality = "US"
+    ds.VolumeFrameOfReferenceUID = ds.FrameOfReferenceUID
+    del ds.FrameOfReferenceUID
+    image = load(save([ds], tmp_path / "us"))
+    assert torch.equal(image.as_tensor(), plain.as_tensor())
+    assert torch.equal(image.affine, plain.affine)
+    (told,) = inspect(tmp_path / "us")
+    assert told["ok"]
+    assert any("axes are those of the probe" in warning for warning in told["warnings"])
 
 
 def enhanced_pet(**changes: Any) -> Dataset:
