@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ class _Call:
 
 
 def _json(entry: Entry) -> dict[str, Any]:
-    about = asdict(entry)
+    about = {part.name: getattr(entry, part.name) for part in fields(entry)}
     for key in ("shape", "spacing_mm", "warnings"):
         about[key] = list(about[key])
     about["affine"] = [list(row) for row in entry.affine]
