@@ -25,6 +25,7 @@ from medmeta.evaluation import (
     Part,
     Report,
     Trees,
+    cases_csv,
     judge_classification,
     judge_segmentation,
     render,
@@ -367,3 +368,4 @@ def _write(
     (work / "report.html").write_text(page)
     content = figures([segmented.judged, classified], held_out=held_out, seed=seed, seconds=clock.seconds)
     (work / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    (work / "cases.csv").write_text(cases_csv([segmented.judged, classified]))

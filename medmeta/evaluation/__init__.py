@@ -1,7 +1,9 @@
 """Is it any good? Held-out tumour types, honest baselines, intervals clustered by patient, the report."""
 
+from medmeta.evaluation.advice import Advice, advise
 from medmeta.evaluation.evaluate import NAMES, SCRATCH, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
+from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.protocol import (
     Case,
@@ -17,6 +19,7 @@ from medmeta.evaluation.results import results, versions
 __all__ = [
     "NAMES",
     "SCRATCH",
+    "Advice",
     "Case",
     "EvaluationError",
     "Interval",
@@ -25,6 +28,8 @@ __all__ = [
     "Picture",
     "Report",
     "Trees",
+    "advise",
+    "cases_csv",
     "clustered",
     "evaluate",
     "judge_classification",

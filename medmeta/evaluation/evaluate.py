@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.errors import nearest
+from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.protocol import (
     EvaluationError,
@@ -30,8 +31,11 @@ from medmeta.volumes.progress import Track, silent
 SCRATCH: dict[str, Any] = {"steps": 40, "rate": 3e-3}
 """Fine-tuning on the support in the baselines that do."""
 
+LEARNT = frozenset({"safeguarded"})
+"""Methods beside the run's own learner that start from what was meta-trained; all others are plain."""
+
 NAMES = {
-    "pretrain-finetune": "supervised pre-training, fine-tuned",
+    "pretrain-finetune": "pre-trained and fine-tuned network",
     "finetune-scratch": "network from scratch",
     "pixel-trees": "pixel classifier (ExtraTrees)",
 }
@@ -55,7 +59,7 @@ def evaluate(
         run: of :func:`medmeta.training.open_run`.
         cohort: with patients of the type (and, to classify, others); those that training saw are never
             judged, but where lesions are classified they are the support of the types already known.
-        out: folder to write: ``report.html``, ``results.json``; refused where it exists.
+        out: folder to write: ``report.html``, ``results.json``, ``cases.csv``; refused where it exists.
         tumour: the type; it must be none that the run was trained on.
         shots: labelled patients to learn from.
         episodes: supports drawn for each number of shots.
@@ -101,11 +105,18 @@ def evaluate(
         Report(
             f"{tumour}: {run.task} from a few labelled patients",
             "Research use only",
-            [Part(judged, run.learner.name, {m: names[m] for m in names if m in methods})],
+            [Part(judged, run.learner.name, {m: names[m] for m in names if m in methods}, learnt=LEARNT)],
             _facts(run, judged, tumour, shots, episodes, seed),
         )
     )
-    write(folder, {"report.html": page, "results.json": json.dumps(content, indent=1) + "\n"})
+    write(
+        folder,
+        {
+            "report.html": page,
+            "results.json": json.dumps(content, indent=1) + "\n",
+            "cases.csv": cases_csv([judged]),
+        },
+    )
     return content
 
 

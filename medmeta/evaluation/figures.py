@@ -5,55 +5,118 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from medmeta.evaluation.protocol import Judged, Picture
+from medmeta.evaluation.intervals import Interval, clustered
+from medmeta.evaluation.protocol import Case, Picture
 
-COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b08900", "#5c6770")
+Table: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Interval]]]]
+"""Metric with its interval, by tumour, shots and method."""
+
+_STYLE = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "medmeta"}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#8a6d00", "#5c6770", "#a3476b", "#1f6f8b")
 TRUTH, FOUND = "#ffd23f", "#35d0ba"
 
 
-def curves(judged: Judged, metric: str, label: str, names: Mapping[str, str]) -> str:
-    """Score against shots with intervals, one panel a tumour type, as SVG."""
-    table = judged.table()
-    with matplotlib.rc_context({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "medmeta"}):
+def curves(table: Table, metric: str, label: str, names: Mapping[str, str], further: Table) -> str:
+    """Score against labels with intervals, one panel a tumour type, as SVG; ``further`` is drawn dashed."""
+    with matplotlib.rc_context(_STYLE):
         # as wide for one type as for two, so that text and legend keep their size on the page
         figure = Figure(figsize=(4.1 * max(2, len(table)), 3.3), layout="constrained")
         axes = figure.subplots(1, len(table), squeeze=False, sharey=True)[0]
         for axis, (tumour, by_shot) in zip(axes, table.items(), strict=True):
-            shots = sorted(by_shot, key=int)
+            more = further.get(tumour, {})
             for number, (method, name) in enumerate(names.items()):
-                rows = [by_shot[s].get(method, {}).get(metric) for s in shots]
-                known = [(int(s), r) for s, r in zip(shots, rows, strict=True) if r and r.mean is not None]
-                if not known:
-                    continue
-                x = np.array([s for s, _ in known]) + 0.06 * (number - len(names) / 2)
-                mean = np.array([r.mean for _, r in known])
-                low = np.array([r.mean if r.low is None else r.low for _, r in known])
-                high = np.array([r.mean if r.high is None else r.high for _, r in known])
-                colour = COLOURS[number % len(COLOURS)]
-                axis.errorbar(
-                    x, mean, np.clip([mean - low, high - mean], 0, None), color=colour, marker="o", ms=4,
-                    capsize=3, lw=2 if number == 0 else 1.3, label=name,
-                )  # fmt: skip
+                place = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                nudge = 2 ** (0.06 * (number - len(names) / 2))
+                known = _points(by_shot, method, metric)
+                _line(axis, known, nudge, label=name, lw=2 if number == 0 else 1.3, **place)
+                if extra := _points(more, method, metric):
+                    _line(axis, [*known[-1:], *extra], nudge, lw=1.3, ls=(0, (3, 2)), **place)
+            shots = sorted({int(s) for s in (*by_shot, *more)})
             axis.set_title(tumour)
             axis.set_xlabel("labelled patients")
-            axis.set_xticks([int(s) for s in shots])
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(shots, [str(s) for s in shots])
+            axis.minorticks_off()
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_ylabel(label)
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-        )
+        _legend(figure, axes[0])
         return _svg(figure)
+
+
+def _points(by_shot: Mapping[str, Any], method: str, metric: str) -> list[tuple[int, Interval]]:
+    rows = {int(s): by_method[method][metric] for s, by_method in by_shot.items() if method in by_method}
+    return [(s, rows[s]) for s in sorted(rows) if rows[s].mean is not None]
+
+
+def _line(axis: Any, points: Sequence[tuple[int, Interval]], nudge: float, **style: Any) -> None:
+    if not points:
+        return
+    mean = np.array([r.mean for _, r in points])
+    low = np.array([r.mean if r.low is None else r.low for _, r in points])
+    high = np.array([r.mean if r.high is None else r.high for _, r in points])
+    ends = np.clip([mean - low, high - mean], 0, None)
+    axis.errorbar(np.array([s for s, _ in points]) * nudge, mean, ends, ms=4, capsize=3, **style)
+
+
+def reliability(cases: Sequence[Case], names: Mapping[str, str], bins: int = 5) -> str:
+    """How often the type was there against the probability given, with 95 % intervals by patient, as SVG.
+
+    Args:
+        cases: of one tumour type and number of labels, with probabilities.
+        names: readable name of each method.
+        bins: of equal width.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], color="#8a9399", lw=1, ls=":", label="perfectly calibrated")
+        for number, (method, name) in enumerate(names.items()):
+            mine = [c for c in cases if c.method == method]
+            points = [p for p in (_bin(mine, b, bins) for b in range(bins)) if p is not None]
+            if points:
+                x, mean, low, high = np.array(points).T
+                axis.errorbar(
+                    x, mean, np.clip([mean - low, high - mean], 0, None), ms=4, capsize=3, lw=1.3, label=name,
+                    color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+                )  # fmt: skip
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axis.set(xlabel="probability that was given", ylabel="share of patients with the type")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        _legend(figure, axis, columns=1)
+        return _svg(figure)
+
+
+def _bin(cases: Sequence[Case], number: int, bins: int) -> tuple[float, float, float, float] | None:
+    """Mean probability, share with the type, and its interval; None where the bin is empty."""
+    inside = [c for c in cases if min(int((c.probability or 0.0) * bins), bins - 1) == number]
+    if not inside:
+        return None
+    truth = np.array([c.truth for c in inside], dtype=float)
+    share = clustered(
+        [c.patient for c in inside], [c.draw for c in inside], lambda i: float(truth[i].mean()), resamples=300
+    )
+    mean = float(truth.mean())
+    low, high = (mean if end is None else end for end in (share.low, share.high))
+    return float(np.mean([c.probability for c in inside])), mean, low, high
+
+
+def _legend(figure: Figure, axis: Any, columns: int = 2) -> None:
+    figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def outlined(picture: Picture) -> str:

@@ -17,6 +17,7 @@ from medmeta.errors import MedmetaError
 from medmeta.evaluation import metrics
 from medmeta.evaluation.intervals import Interval, clustered
 from medmeta.evaluation.pixels import TreePredictor
+from medmeta.evaluation.viewer import Reel, reel, slice_axis
 from medmeta.learners import Predictor
 from medmeta.volumes import Plan, Store, Volume, restore
 from medmeta.volumes.progress import Track, silent
@@ -68,6 +69,7 @@ class Picture:
         case: what was judged.
         image, truth, found: ``(rows, columns)`` of the native slice that shows most of the truth.
         aspect: millimetres of a row over those of a column.
+        reel: truth and prediction of the whole scan, packed.
     """
 
     case: Case
@@ -75,6 +77,7 @@ class Picture:
     truth: np.ndarray[Any, Any]
     found: np.ndarray[Any, Any]
     aspect: float
+    reel: Reel | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def judge_segmentation(
             )
             cases.append(case)
             if draw == 0 and shot == max(shots):
-                pictures.append(_picture(case, image, truth, found, spacing))
+                pictures.append(_picture(case, image, truth, found, reel(volume, truth, found, spacing)))
     return Judged("segmentation", tuple(cases), tuple(pictures), _means(spent))
 
 
@@ -330,13 +333,13 @@ def _spacing(image: Any) -> tuple[float, ...]:
     return tuple(float(s) for s in affine.norm(dim=0))
 
 
-def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, spacing: Sequence[float]) -> Picture:
-    shape = truth.shape
-    axis = shape.index(1) if 1 in shape else max(range(3), key=lambda a: spacing[a])  # across the slices
+def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, kept: Reel) -> Picture:
+    spacing = kept.spacing
+    axis = slice_axis(truth.shape, spacing)
     number = int(truth.sum([a for a in range(3) if a != axis]).argmax())
     rest = [s for a, s in enumerate(spacing) if a != axis]
     cut = [torch.as_tensor(v).select(axis, number).numpy() for v in (image.as_tensor()[0], truth, found)]
-    return Picture(case, cut[0].T, cut[1].T, cut[2].T, rest[1] / rest[0])
+    return Picture(case, cut[0].T, cut[1].T, cut[2].T, rest[1] / rest[0], kept)
 
 
 def check_plan(plan: Plan, task: str) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jinja2
 
 from medmeta.episodes import Episode
 from medmeta.evaluation import figures
+from medmeta.evaluation.advice import FIRST, advise
+from medmeta.evaluation.checklist import CLAIM, TRIPOD, items
+from medmeta.evaluation.failures import badness, reason_of, worst
+from medmeta.evaluation.intervals import Interval
+from medmeta.evaluation.patients import patient_tables
 from medmeta.evaluation.protocol import Judged, Picture
-from medmeta.evaluation.words import FIRST, answer, caution
+from medmeta.evaluation.viewer import film_of
+from medmeta.evaluation.words import answer, cautions
 
 LABELS = {
     "dice": "Dice",
@@ -26,6 +34,8 @@ HEADINGS = {
     "segmentation": "Outlining a tumour type never seen before",
     "classification": "Telling a tumour type never seen before from everything else",
 }
+FILMS = 9
+"""Scans in the page at most, so that the file stays below a few MB."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,25 @@ class Part:
         judged: what was measured.
         ours: the meta-trained learner's method name.
         names: readable name of each method, ours first.
+        further: plain methods judged at more labels, or None.
+        learnt: names of all methods that were meta-trained; ours alone where empty.
     """
 
     judged: Judged
     ours: str
     names: Mapping[str, str]
+    further: Judged | None = None
+    learnt: Collection[str] = ()
+
+    @cached_property
+    def table(self) -> figures.Table:
+        """Every figure with its interval."""
+        return self.judged.table()
+
+    @property
+    def meta_trained(self) -> frozenset[str]:
+        """Names of the methods that are not plain."""
+        return frozenset({self.ours, *self.learnt})
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,8 @@ class Report:
         parts: evaluations in order.
         facts: what was held out, seed, versions, times: name and value.
         episode: a training episode to show, segmentation, or None.
+        proof: why what was held out was held out, a line each.
+        cases: failures shown at most.
     """
 
     title: str
@@ -59,6 +85,7 @@ class Report:
     parts: Sequence[Part]
     facts: Mapping[str, str]
     episode: Episode | None = None
+    proof: Sequence[str] = ()
     cases: int = field(default=6)
 
 
@@ -67,41 +94,70 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("medmeta.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    films = [film for part in report.parts for film in _films(part)][:FILMS]
+    shown: dict[str, Any] = {
+        "films": json.dumps(films).replace("<", "\\u003c") if films else "",
+        "failures": [case for part in report.parts for case in _failures(part, report.cases)],
+        "proof": list(report.proof),
+        "calibration": [c for part in report.parts for c in _calibration(part)],
+    }
+    sections = {"answer", "figures", "patients", "made", *(name for name, found in shown.items() if found)}
     return environment.get_template("report.html.j2").render(
         title=report.title,
         subtitle=report.subtitle,
-        caution=caution([p.judged for p in report.parts]),
+        answers=[(HEADINGS[part.judged.task], _answers(part)) for part in report.parts if part.judged.cases],
+        cautions=cautions([p.judged for p in report.parts]),
         parts=[_part(part) for part in report.parts],
+        patients=[t for part in report.parts for t in patient_tables(part.judged, part.names)],
         sheet=_sheet(report.episode) if report.episode else "",
         sheet_caption=_sheet_caption(report.episode) if report.episode else "",
-        galleries=[g for part in report.parts for g in _galleries(part, report.cases)],
         facts=report.facts,
+        checklists=[("TRIPOD+AI", items(TRIPOD, sections)), ("CLAIM 2024", items(CLAIM, sections))],
         truth=figures.TRUTH,
         found=figures.FOUND,
+        **shown,
     )
+
+
+def _answers(part: Part) -> list[tuple[str, str]]:
+    """What to do, and why, for each tumour type."""
+    found = advise(part.judged, part.meta_trained, further=part.further)
+    return [answer(a, part.names) for a in found]
 
 
 def _part(part: Part) -> dict[str, Any]:
     metric, label = FIRST[part.judged.task]
     return {
         "heading": HEADINGS[part.judged.task],
-        "answer": answer(part.judged, part.ours, part.names),
-        "curves": [figures.curves(part.judged, metric, label, part.names)],
+        "curves": figures.curves(
+            part.table, metric, label, part.names, part.further.table() if part.further else {}
+        ),
+        "alt": f"{label} against the number of labelled patients, a line a method; figures are in the table",
+        "further": _further(part),
         "tables": [
-            _table(part, tumour, metric)
-            for tumour in part.judged.table()
-            for metric in SHOWN[part.judged.task]
+            _table(part, tumour, metric) for tumour in part.table for metric in SHOWN[part.judged.task]
         ],
     }
 
 
+def _further(part: Part) -> str:
+    if part.further is None or not part.further.cases:
+        return ""
+    methods = {part.names.get(c.method, c.method) for c in part.further.cases}
+    shots = sorted({c.shot for c in part.further.cases})
+    return (
+        f"To see how many labels the ordinary way needs, the {' and '.join(sorted(methods))} was judged with "
+        f"{' and '.join(map(str, shots))} labelled patients besides."
+    )
+
+
 def _table(part: Part, tumour: str, metric: str) -> dict[str, Any]:
-    by_shot = part.judged.table()[tumour]
+    by_shot = part.table[tumour]
     shots = sorted(by_shot, key=int)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     best = {
         shot: max(
-            (mean for rows in by_shot[shot].values() if (mean := rows[metric].mean) is not None),
+            (m for rows in by_shot[shot].values() if metric in rows and (m := rows[metric].mean) is not None),
             key=lambda mean: sign * mean,
             default=None,
         )
@@ -109,9 +165,11 @@ def _table(part: Part, tumour: str, metric: str) -> dict[str, Any]:
     }
     rows = []
     for method, name in part.names.items():
+        if method not in part.judged.seconds:
+            continue
         cells = []
         for shot in shots:
-            interval = by_shot[shot][method][metric]
+            interval = by_shot[shot].get(method, {}).get(metric, Interval(None, None, None))
             known = interval.mean is not None and interval.low is not None
             cells.append(
                 {
@@ -124,29 +182,68 @@ def _table(part: Part, tumour: str, metric: str) -> dict[str, Any]:
     return {"heading": f"{tumour}: {LABELS[metric]}", "shots": shots, "rows": rows}
 
 
-def _galleries(part: Part, cases: int) -> list[dict[str, Any]]:
-    """Best and worst cases of the meta-trained learner, each in the slice that shows most of the truth."""
-    mine = [
-        p for p in part.judged.pictures if p.case.method == part.ours and p.case.values["dice"] is not None
-    ]
-    ranked = sorted(mine, key=lambda p: p.case.values["dice"] or 0.0, reverse=True)
-    if not ranked:
+def _calibration(part: Part) -> list[dict[str, str]]:
+    """A reliability diagram for each tumour type that was told from others."""
+    if part.judged.task != "classification":
         return []
-    half = min(cases, len(ranked) // 2 or 1)
-    groups = (("Best cases", ranked[:half]), ("Worst cases", ranked[-half:][::-1]))
-    shot = ranked[0].case.shot
-    text = f"The {part.names[part.ours]} after {shot} labelled patient{'s' if shot > 1 else ''}."
-    return [
-        {"heading": heading, "text": text, "cases": [_case(p) for p in chosen]} for heading, chosen in groups
-    ]
+    made = []
+    for tumour in dict.fromkeys(c.tumour for c in part.judged.cases):
+        cases = [c for c in part.judged.cases if c.tumour == tumour]
+        shot = max(c.shot for c in cases)
+        svg = figures.reliability([c for c in cases if c.shot == shot], part.names)
+        alt = (
+            f"{tumour}: how often the type was there against the probability that was given, a line a method"
+        )
+        made.append({"heading": f"{tumour}, {shot} labelled", "svg": svg, "alt": alt})
+    return made
 
 
-def _case(picture: Picture) -> dict[str, str]:
+def _films(part: Part) -> list[dict[str, Any]]:
+    """The best, the median and the worst case of the meta-trained learner, with what every method found."""
+    films = []
+    for tumour in dict.fromkeys(p.case.tumour for p in part.judged.pictures):
+        there = [p for p in part.judged.pictures if p.case.tumour == tumour and p.reel is not None]
+        mine = sorted((p for p in there if p.case.method == part.ours), key=badness)
+        chosen = {"best": 0, "median": len(mine) // 2, "worst": len(mine) - 1} if mine else {}
+        taken: set[int] = set()
+        for word, place in chosen.items():
+            if place in taken:
+                continue
+            taken.add(place)
+            picture = mine[place]
+            beside = {p.case.method: p for p in there if p.reel.volume == picture.reel.volume}  # type: ignore[union-attr]
+            ordered = {m: beside[m] for m in part.names if m in beside}
+            film = film_of({m: p.reel for m, p in ordered.items() if p.reel is not None}).to_json()
+            film["title"] = f"{tumour}, {word}: {picture.case.patient[:8]}"
+            film["methods"] = {m: f"{part.names[m]} ({_dice(p)})" for m, p in ordered.items()}
+            films.append(film)
+    return films
+
+
+def _dice(picture: Picture) -> str:
+    value = picture.case.values.get("dice")
+    return "Dice n/a" if value is None else f"Dice {value:.2f}"
+
+
+def _failures(part: Part, number: int) -> list[dict[str, str]]:
+    """The worst cases of the meta-trained learner, each in the slice that shows most of the truth."""
+    mine = [p for p in part.judged.pictures if p.case.method == part.ours]
+    return [_case(p, part) for p in worst(mine, number)]
+
+
+def _case(picture: Picture, part: Part) -> dict[str, str]:
     values = picture.case.values
-    text = f"{picture.case.tumour}, {picture.case.patient[:8]}: Dice {values['dice']:.2f}"
+    text = f"{picture.case.tumour}, {picture.case.patient[:8]}: {_dice(picture)}"
     if values.get("hd95_mm") is not None:
         text += f", HD95 {values['hd95_mm']:.0f} mm"
-    return {"src": figures.outlined(picture), "text": text}
+    why = reason_of(picture)
+    after = f"the {part.names[part.ours]} after {picture.case.shot} labelled"
+    return {
+        "src": figures.outlined(picture),
+        "text": text,
+        "why": why,
+        "alt": f"slice of {text}; {why}; {after}",
+    }
 
 
 def _sheet(episode: Episode) -> str:

@@ -4,56 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from medmeta.evaluation.advice import Advice
 from medmeta.evaluation.intervals import Interval
+from medmeta.evaluation.labels_saved import Difference, Needed
 from medmeta.evaluation.protocol import Judged
 
-FIRST = {"segmentation": ("dice", "Dice"), "classification": ("auroc", "AUROC")}
-"""The metric that decides, by task."""
+MANY, DRAWS = 50, 10
+"""Patients and drawn supports below which a warning is given."""
 
 
-def answer(judged: Judged, ours: str, names: Mapping[str, str]) -> list[str]:
-    """Say who wins, by how much, how surely, and where the meta-trained learner loses.
+def answer(advice: Advice, names: Mapping[str, str]) -> tuple[str, str]:
+    """One paragraph: what to use; how sure that is, what the ordinary way needs, whether to label more.
 
     Args:
-        judged: the evaluation.
-        ours: name of the meta-trained learner among its methods.
+        advice: of one tumour type.
         names: readable name of each method.
+
+    Returns:
+        The first sentence and the others.
     """
-    metric, label = FIRST[judged.task]
-    table = judged.table()
-    said = []
-    for tumour, by_shot in table.items():
-        parts = []
-        for shot, by_method in by_shot.items():
-            scores = {m: rows[metric] for m, rows in by_method.items() if rows[metric].mean is not None}
-            if not scores:
-                continue
-            best = max(scores, key=lambda m: scores[m].mean or 0.0)
-            parts.append(_one(shot, best, scores, ours, names, label))
-        said.append(f"{tumour}. " + " ".join(parts))
-    return said
+    first = (
+        f"{advice.tumour}: with {_labels(advice.shot)}, use the {names[advice.use]}: {advice.metric} "
+        f"{_score(advice.score)}."
+    )
+    others = [
+        _sureness(advice, names),
+        _saved(advice, names),
+        _more(advice),
+        _fewer(advice, names),
+    ]
+    return first, " ".join(s for s in others if s)
 
 
-def _one(
-    shot: str, best: str, scores: Mapping[str, Interval], ours: str, names: Mapping[str, str], label: str
-) -> str:
-    won = scores[best]
-    text = f"With {shot} labelled patient{'s' if shot != '1' else ''} the {names[best]} is best"
-    text += f" ({label} {won.mean:.2f}, 95 % interval {_range(won)})"
-    if best != ours and ours in scores:
-        mine = scores[ours]
-        sure = "clearly" if _apart(won, mine) else "not surely"
-        text += f", {sure} ahead of the {names[ours]} ({mine.mean:.2f}, {_range(mine)})"
-    else:
-        rivals = {m: s for m, s in scores.items() if m != best}
-        second = max(rivals, key=lambda m: rivals[m].mean or 0.0)
-        sure = "clearly" if _apart(won, rivals[second]) else "not surely"
-        text += f", {sure} ahead of the {names[second]} ({rivals[second].mean:.2f})"
-    return text + "."
+def _labels(number: float) -> str:
+    text = f"{number:.0f}"
+    return f"{text} labelled patient{'' if text == '1' else 's'}"
 
 
-def _apart(one: Interval, other: Interval) -> bool:
-    return (one.low or 0.0) > (other.high or 0.0)
+def _score(interval: Interval) -> str:
+    return f"{interval.mean:.2f} (95 % interval {_range(interval)})"
 
 
 def _range(interval: Interval) -> str:
@@ -62,9 +51,84 @@ def _range(interval: Interval) -> str:
     return f"{interval.low:.2f} to {interval.high:.2f}"
 
 
-def caution(judged: Sequence[Judged]) -> str:
-    """The warning that few patients ask for."""
-    patients = len({case.patient for one in judged for case in one.cases})
-    if patients >= 50:
+def _by(one: Difference) -> str:
+    interval = one.interval
+    return f"{abs(interval.mean or 0.0):.2f} (difference {_range(interval)}, p = {one.p:.2g})"
+
+
+def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
+    if advice.rival is None or advice.lead is None:
+        return "Nothing else was judged beside it."
+    sure = "This is sure: it is" if advice.lead.sure else "This is not sure: it is only"
+    return (
+        f"{sure} {_by(advice.lead)} ahead of the next best, the {names[advice.rival]}, "
+        "on the same patients and supports."
+    )
+
+
+def _saved(advice: Advice, names: Mapping[str, str]) -> str:
+    """What meta-training saves, or that it saves nothing."""
+    if advice.learnt is not None and advice.behind is not None:
+        sure = "surely" if advice.behind.sure else "not surely"
+        text = f"The {names[advice.learnt]} is {sure} behind, by {_by(advice.behind)}"
+        if advice.plain is not None and advice.needed is not None and advice.needed.labels is not None:
+            text += f"; the {names[advice.plain]} reaches its score with {_needed(advice.needed)}"
+        return text + ": here meta-training saves no labels."
+    if advice.plain is None or advice.needed is None:
         return ""
-    return f"Only {patients} patients were judged: intervals are wide, and nothing is said of subgroups."
+    return (
+        f"The best ordinary way, the {names[advice.plain]}, would need {_needed(advice.needed)} "
+        f"for the same {advice.metric}."
+    )
+
+
+def _needed(needed: Needed) -> str:
+    if needed.labels is None:
+        text = f"more than the {_labels(needed.most)} that it was judged with"
+        return text if needed.low is None else f"{text} (95 % interval {needed.low:.0f} to more)"
+    about = "at most " if needed.labels <= needed.least else "about "
+    high = f"{needed.high:.0f}" if needed.high is not None else f"more than {needed.most}"
+    low = f"{needed.low:.0f}" if needed.low is not None else f"more than {needed.most}"
+    ends = f" (95 % interval {low} to {high})" if low != high else ""
+    return f"{about}{_labels(needed.labels)}{ends}"
+
+
+def _more(advice: Advice) -> str:
+    found = advice.slope
+    if found is None:
+        return "Whether to label more cannot be told from one number of labels."
+    gain = found.gain
+    said = (
+        f"From {found.first} to {_labels(found.last)} it gained {gain.mean:.2f} a doubling ({_range(gain)})"
+    )
+    verdict = {
+        "more": "label more, that still pays.",
+        "enough": "labelling more hardly pays.",
+        "unknown": "whether labelling more pays cannot be told yet.",
+    }
+    return f"{said}: {verdict[found.verdict]}"
+
+
+def _fewer(advice: Advice, names: Mapping[str, str]) -> str:
+    parts = [
+        f"with {shot} the {names[method]} ({score.mean:.2f}, {_range(score)})"
+        for shot, (method, score) in advice.fewer.items()
+    ]
+    return f"With fewer labels the best is: {', '.join(parts)}." if parts else ""
+
+
+def cautions(judged: Sequence[Judged]) -> list[str]:
+    """The warnings that few patients and few drawn supports ask for."""
+    patients = len({case.patient for one in judged for case in one.cases})
+    draws = min((len({case.draw for case in one.cases}) for one in judged), default=0)
+    said = []
+    if patients < MANY:
+        said.append(
+            f"Only {patients} patients were judged: intervals are wide, and nothing is said of subgroups."
+        )
+    if draws < DRAWS:
+        said.append(
+            f"Only {draws} support{'s were' if draws != 1 else ' was'} drawn for each number of labels: how "
+            "much the choice of the labelled patients matters is known roughly only."
+        )
+    return said

@@ -1,0 +1,163 @@
+"""Which method to use with this many labels, how sure that is, what it saves, and whether to label more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medmeta.evaluation.curve import Curve, interval_of, learning_curves
+from medmeta.evaluation.intervals import Interval
+from medmeta.evaluation.labels_saved import Difference, Needed, Slope, difference, labels_needed, slope
+from medmeta.evaluation.protocol import Case, Judged
+
+FIRST = {"segmentation": ("dice", "Dice"), "classification": ("auroc", "AUROC")}
+"""The metric that decides, by task, and its name."""
+FURTHER = (10, 20)
+"""Labels at which the best plain way is judged besides, to see how many it needs."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer for one tumour type.
+
+    Args:
+        tumour: the type.
+        metric: the name of the score that decides.
+        shot: labelled patients, the most that every method was judged with.
+        use: the method with the best mean score there.
+        score: of that method.
+        rival, lead: the next best, and how far ahead the method is; None where there is no other.
+        learnt, behind: the best meta-trained method where it is not the one to use, and its score minus that
+            one's.
+        plain: the best way that needs no meta-training; None where there was none beside.
+        needed: labels it needs to score as the best meta-trained method does.
+        slope: what the last labels brought to the method to use.
+        fewer: the best method at each smaller number of labels, with its score.
+        patients, draws: judged.
+    """
+
+    tumour: str
+    metric: str
+    shot: int
+    use: str
+    score: Interval
+    rival: str | None
+    lead: Difference | None
+    learnt: str | None
+    behind: Difference | None
+    plain: str | None
+    needed: Needed | None
+    slope: Slope | None
+    fewer: Mapping[int, tuple[str, Interval]]
+    patients: int
+    draws: int
+
+    def to_json(self) -> dict[str, Any]:
+        """By name, for other programs."""
+        return {
+            "tumour": self.tumour,
+            "metric": self.metric,
+            "shots": self.shot,
+            "use": self.use,
+            "score": self.score.to_json(),
+            "next_best": self.rival,
+            "lead": _difference(self.lead),
+            "meta_trained": self.learnt,
+            "behind": _difference(self.behind),
+            "plain": self.plain,
+            "plain_needs": self.needed.to_json() if self.needed else None,
+            "gain_per_doubling": self.slope.gain.to_json() if self.slope else None,
+            "label_more": self.slope.verdict if self.slope else "unknown",
+            "patients": self.patients,
+            "supports": self.draws,
+        }
+
+
+def _difference(one: Difference | None) -> dict[str, Any] | None:
+    return {**one.interval.to_json(), "p": one.p} if one else None
+
+
+def advise(
+    judged: Judged, learnt: Collection[str], *, further: Judged | None = None, seed: int = 0
+) -> list[Advice]:
+    """The answer for every tumour type of an evaluation.
+
+    Args:
+        judged: every method at the same numbers of labels, on the same supports and patients.
+        learnt: names of the methods that were meta-trained; all others are plain.
+        further: the same of plain methods at more labels.
+        seed: of the bootstrap.
+    """
+    by_tumour: dict[str, list[Case]] = {}
+    for case in judged.cases:
+        by_tumour.setdefault(case.tumour, []).append(case)
+    made = []
+    for tumour, cases in by_tumour.items():
+        more = [c for c in further.cases if c.tumour == tumour] if further else []
+        answer = _one(tumour, judged.task, cases, more, learnt, seed)
+        if answer is not None:
+            made.append(answer)
+    return made
+
+
+def _one(
+    tumour: str, task: str, cases: Sequence[Case], more: Sequence[Case], learnt: Collection[str], seed: int
+) -> Advice | None:
+    metric, label = FIRST[task]
+    all_cases = [*cases, *more]
+    curves = learning_curves(all_cases, metric, seed=seed)
+    shots = sorted({c.shot for c in cases})
+    shot = next((s for s in reversed(shots) if any(s in c.shots for c in curves.values())), None)
+    if shot is None:
+        return None
+    order = _ranked(curves, shot)
+    use, rival = order[0], order[1] if len(order) > 1 else None
+    mine = next((m for m in order if m in learnt), None)
+    plain = next((m for m in order if m not in learnt), None)
+    return Advice(
+        tumour,
+        label,
+        shot,
+        use,
+        _at(curves[use], shot),
+        rival,
+        difference(curves[use], curves[rival], shot) if rival else None,
+        mine if mine != use else None,
+        difference(curves[mine], curves[use], shot) if mine and mine != use else None,
+        plain,
+        labels_needed(curves[plain], curves[mine], shot) if plain and mine else None,
+        slope(curves[use]),
+        {s: (m, _at(curves[m], s)) for s in shots if s < shot for m in _ranked(curves, s)[:1]},
+        len({c.patient for c in cases}),
+        len({c.draw for c in cases}),
+    )
+
+
+def _ranked(curves: Mapping[str, Curve], shot: int) -> list[str]:
+    """Methods that were judged at a number of labels, the best first."""
+    there = [m for m, curve in curves.items() if shot in curve.shots]
+    return sorted(there, key=lambda m: -curves[m].at(shot)[0])
+
+
+def _at(curve: Curve, shot: int) -> Interval:
+    return interval_of(*curve.at(shot))
+
+
+def labels_beyond(judged: Judged, learnt: Collection[str], available: int) -> tuple[str, list[int]] | None:
+    """The plain method to judge at more labels, and how many; None where that would tell nothing.
+
+    It tells nothing where the best plain method is ahead of every meta-trained one already, for every type.
+
+    Args:
+        judged: every method at the same numbers of labels.
+        learnt: names of those that were meta-trained.
+        available: patients of the type that has fewest; a fifth of them, at least two, are judged.
+    """
+    rooms = [k for k in FURTHER if k <= available - max(2, available // 5)]
+    for one in sorted(advise(judged, learnt), key=lambda a: a.plain or ""):
+        lost = one.needed is None or one.plain is None
+        rooms_here = [k for k in rooms if k > one.shot]
+        if not lost and one.needed is not None and one.needed.labels is None and rooms_here and one.plain:
+            return one.plain, rooms_here
+    return None

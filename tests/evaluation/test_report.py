@@ -1,0 +1,200 @@
+"""The page: the answer first and honest, whole without a network, a viewer that works in a real browser."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmeta.evaluation import NAMES, Case, Judged, Part, Picture, Report, advise, cases_csv, render
+from medmeta.evaluation.failures import reason
+from medmeta.evaluation.viewer import film, reel
+from medmeta.evaluation.words import answer, cautions
+from medmeta.volumes import Volume
+
+NAMED = {"maml": "meta-trained (maml)", **NAMES}
+
+
+def phantom(
+    level: dict[str, float], shots=(1, 3, 5), *, patients: int = 20, draws: int = 2, slope: float = 0.08
+) -> Judged:
+    """Made-up Dice: a level a method, so much more a doubling of labels, patients that differ."""
+    generator = np.random.default_rng(0)
+    ease = generator.normal(size=patients) / 15
+    cases = []
+    for (method, mean), shot, draw, p in itertools.product(
+        level.items(), shots, range(draws), range(patients)
+    ):
+        dice = float(np.clip(mean + slope * np.log2(shot) + ease[p] + generator.normal() / 100, 0, 1))
+        values = {"dice": dice, "hd95_mm": 5.0, "volume_error_ml": 0.0}
+        cases.append(Case("rimose", shot, method, draw, f"{p:012x}", values))
+    return Judged("segmentation", tuple(cases), (), dict.fromkeys(level, 1.0))
+
+
+def scans(folder: Path, judged: Judged) -> Judged:
+    """The same with pictures of real voxels: a bright ball, found by each method with an error of its own."""
+    import nibabel
+
+    shape, pictures = (48, 40, 12), []
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    moved = {"maml": 3, "pixel-trees": 9}
+    for p in range(5):
+        centre = np.array([20, 18 + p, 5])[:, None, None, None]
+        truth = ((grid - centre) ** 2).sum(0) < 17
+        voxels = np.random.default_rng(p).normal(100, 10, shape) + 80 * truth
+        file = folder / f"{p}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(voxels.astype("f4"), np.diag([1.0, 1.0, 3.0, 1.0])), file)
+        for method in moved:
+            found = np.roll(truth, moved[method] + p, 0)
+            case = next(c for c in judged.cases if (c.method, c.patient) == (method, f"{p:012x}"))
+            kept = reel(Volume(f"p{p}", (file,)), torch.tensor(truth), torch.tensor(found), (1.0, 1.0, 3.0))
+            cut = [a[..., 5].T for a in (voxels, truth, found)]
+            pictures.append(Picture(case, cut[0], cut[1], cut[2], 1.0, kept))
+    return Judged(judged.task, judged.cases, tuple(pictures), judged.seconds)
+
+
+def page_of(part: Part) -> str:
+    return render(
+        Report("A title", "Below it", [part], {"Seed": "0"}, proof=["no volume of it was trained on"])
+    )
+
+
+def said(judged: Judged, further: Judged | None = None) -> str:
+    """The answer, and the warnings."""
+    (advice,) = advise(judged, {"maml"}, further=further)
+    return " ".join([*answer(advice, NAMED), *cautions([judged])])
+
+
+def test_the_report_opens_with_what_to_use_and_says_where_a_plain_way_wins() -> None:
+    judged = phantom({"maml": 0.3, "pretrain-finetune": 0.5, "pixel-trees": 0.2})
+    text = said(judged)
+    assert "rimose: with 5 labelled patients, use the pre-trained and fine-tuned network: Dice 0.6" in text
+    assert "This is sure" in text
+    assert "The meta-trained (maml) is surely behind, by 0.20" in text
+    assert "here meta-training saves no labels" in text
+    assert "Only 20 patients were judged" in text
+    assert "Only 2 supports were drawn" in text
+
+
+def test_the_labels_that_the_ordinary_way_needs_are_read_off_its_curve() -> None:
+    judged = phantom({"maml": 0.5, "pretrain-finetune": 0.4, "pixel-trees": 0.2})
+    text = said(judged)
+    assert "would need more than the 5 labelled patients that it was judged with" in text
+    # .5 + .08 log2 5 = .4 + .08 log2 n has n = 5 * 2 ** 1.25 = 11.9
+    text = said(judged, phantom({"pretrain-finetune": 0.4}, (10, 20)))
+    assert "would need about 12 labelled patients (95 % interval" in text
+    assert "label more, that still pays" in text
+
+
+def test_what_cannot_be_told_is_not_told() -> None:
+    """Two methods alike, one number of labels: no winner is made up, and nothing is said of more labels."""
+    text = said(phantom({"maml": 0.4, "pixel-trees": 0.4}, (3,)))
+    assert "This is not sure" in text
+    assert "cannot be told from one number of labels" in text
+    flat = said(phantom({"maml": 0.4, "pixel-trees": 0.2}, slope=0.0))
+    assert "labelling more hardly pays" in flat
+
+
+def test_the_page_needs_no_network_and_has_no_nan(tmp_path: Path) -> None:
+    judged = phantom({"maml": 0.3, "pixel-trees": 0.2}, (1, 3), patients=6)
+    nothing = Case("lost", 1, "maml", 0, "0" * 12, {"dice": None, "hd95_mm": None, "volume_error_ml": 0.0})
+    judged = Judged(judged.task, (*judged.cases, nothing), (), judged.seconds)
+    page = page_of(Part(scans(tmp_path, judged), "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+    assert "default-src 'none'" in page
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"base64,[^\"']+", "", page.replace("isNaN", "")))
+    for image in re.findall(r"<img [^>]+>", page):
+        assert re.search(r'alt="[^"]{10,}"', image)
+
+
+def test_every_answered_item_of_a_checklist_leads_to_its_section(tmp_path: Path) -> None:
+    bare = phantom({"maml": 0.3, "pixel-trees": 0.2}, (1,), patients=6)
+    page = page_of(Part(scans(tmp_path, bare), "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
+    links = re.findall(r'<a href="#([^"]+)">here</a>', page)
+    assert len(links) > 30
+    assert set(links) <= set(re.findall(r'<section id="([^"]+)"', page))
+    without = page_of(Part(bare, "maml", NAMED))
+    assert '"#failures">here' in page
+    assert '"#failures">here' not in without
+
+
+def test_failures_are_told_apart() -> None:
+    assert reason(0.0, 3.0, 0.0).startswith("false alarm")
+    assert reason(3.0, 0.0, 0.0).startswith("missed")
+    assert reason(3.0, 3.0, 0.0).startswith("elsewhere")
+    assert reason(3.0, 5.0, 3.0).startswith("over-segmented")
+    assert reason(3.0, 1.0, 1.0).startswith("under-segmented")
+    assert reason(3.0, 3.3, 2.0).startswith("displaced")
+
+
+def test_a_film_is_small_and_loses_no_small_target() -> None:
+    image, truth = torch.rand(300, 256, 130), torch.zeros(300, 256, 130, dtype=torch.bool)
+    truth[100, 100, 101] = True
+    made = film(image, truth, {"a": ~truth & False}, (0.7, 0.7, 1.0))
+    assert max(made.rows, made.columns) <= 176
+    assert made.count <= 40
+    assert made.start == 101 // made.step
+    assert len(made.image) + len(made.masks["a"]) < 900_000  # pure noise; a scan compresses better
+
+
+def test_cases_are_written_as_they_were_judged() -> None:
+    judged = phantom({"maml": 0.3}, (1,), patients=2, draws=1)
+    lines = cases_csv([judged]).splitlines()
+    assert len(lines) == 3
+    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert float(row["dice"]) == pytest.approx(judged.cases[0].values["dice"], abs=1e-6)
+    assert row["patient"] == judged.cases[0].patient
+
+
+DRIVE = Path(__file__).with_name("drive_viewer.js")
+
+
+@pytest.mark.slow
+def test_the_viewer_works_in_a_browser(tmp_path: Path) -> None:
+    """Chromium, offline: keys, slider, swipe, the boxes, other scans and methods, sorting."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium (Debian: apt-get install chromium)")
+    judged = scans(tmp_path, phantom({"maml": 0.3, "pixel-trees": 0.2}, (3,)))
+    page = page_of(Part(judged, "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("</body>", f"<script>{DRIVE.read_text()}</script></body>"))
+    command = [
+        program,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command += ["--virtual-time-budget=8000", "--window-size=390,900", "--dump-dom", f"file://{file}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'<pre id="seen">(.*?)</pre>', shown, re.DOTALL)
+    assert found, "the script in the page did not end"
+    seen = json.loads(html.unescape(found.group(1)))
+    assert [s.split(":")[0] for s in seen["scans"]] == ["rimose, best", "rimose, median", "rimose, worst"]
+    assert len(seen["methods"]) == 2
+    first = seen["first"]
+    assert first["slice"] == 5  # the middle of the ball
+    assert first["grey"] > 10_000
+    assert first["coloured"] > 300
+    assert "Slice 6 of 12" in first["said"]
+    assert "truth in this slice" in first["said"]
+    assert (seen["up"]["slice"], seen["down"]["slice"]) == (6, 4)
+    assert (seen["end"]["slice"], seen["home"]["slice"]) == (11, 0)
+    assert seen["end"]["coloured"] == 0  # the ball does not reach the last slice
+    assert seen["slider"] == first
+    assert 0 < seen["noTruth"]["coloured"] < first["coloured"]
+    assert seen["neither"]["coloured"] == 0
+    assert seen["swiped"]["slice"] > first["slice"]
+    assert seen["next"]["at"] == "1"
+    assert seen["other"]["coloured"] > 0
+    assert seen["sorted"] == sorted(seen["sorted"])
+    assert len(seen["sorted"]) == 20
