@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.export import export
+from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest
-from medmeta.learners import Safeguarded, plain_network
+from medmeta.learners import Safeguarded
 from medmeta.training import Run, open_run
 from medmeta.volumes import Cohort, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
@@ -74,7 +74,7 @@ def adapt(
     predictor = (Safeguarded(learner) if safeguard else learner).adapt(examples)
     about = _about(trained, prepared, examples, seed, crops)
     about["weights_before"] = fingerprint(learner)
-    about["weights_after"] = fingerprint(plain_network(predictor))
+    about["weights_after"] = fingerprint(home_form(predictor))
     about["seconds"] = round(time.monotonic() - began, 1)
     return export(
         predictor,

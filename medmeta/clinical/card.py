@@ -44,6 +44,7 @@ def card(metadata: Mapping[str, Any], plan: Plan) -> str:
         intensity=f"clipped to {plan.low:.4g} ... {plan.high:.4g}" if windowed else "each scan's own scale",
         facts=_facts(own["about"]),
         expressions=EXPRESSIONS,
+        needs_medmeta="medmeta" in metadata["required_packages_version"],
         segments=own["task"] == "segmentation",
     )
 

@@ -27,6 +27,9 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "AdaptiveAvgPool2d": ("output_size",),
     "AdaptiveAvgPool3d": ("output_size",),
     "Flatten": (),
+    "ReLU": (),
+    "Softplus": ("beta", "threshold"),
+    "LogSoftmax": ("dim",),
     "LocalResponseNorm": ("size", "alpha", "beta", "k"),
     "RMSNorm": ("normalized_shape", "eps"),
 }
@@ -50,6 +53,16 @@ def layer_spec(layer: nn.Module) -> dict[str, Any]:
     values = {argument: getattr(layer, argument) for argument in _ARGUMENTS[name]}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     return {"_target_": f"torch.nn.{name}", **plain}
+
+
+def needs_medmeta(layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a network is made of more than MONAI and torch have.
+
+    Example:
+        >>> needs_medmeta([{"_target_": "torch.nn.ReLU"}])
+        False
+    """
+    return any(str(layer["_target_"]).startswith("medmeta.") for layer in layers)
 
 
 def solid_transforms(plan: Plan) -> list[dict[str, Any]]:
@@ -189,7 +202,14 @@ def _postprocessing(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def metadata(plan: Plan, classes: Sequence[str], task: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def metadata(
+    plan: Plan,
+    classes: Sequence[str],
+    task: str,
+    about: Mapping[str, Any],
+    *,
+    needs_medmeta: bool = False,
+) -> dict[str, Any]:
     """What the bundle is, after MONAI's schema of 2024-07-25; ``medmeta`` holds what predicting needs.
 
     Example:
@@ -210,6 +230,7 @@ def metadata(plan: Plan, classes: Sequence[str], task: str, about: Mapping[str, 
         "pytorch_version": versions["torch"].split("+")[0],
         "numpy_version": versions["numpy"],
         "required_packages_version": {
+            **({"medmeta": versions["medmeta"]} if needs_medmeta else {}),
             "nibabel": importlib.metadata.version("nibabel"),
             "pydicom": importlib.metadata.version("pydicom"),
             "pytorch-ignite": importlib.metadata.version("pytorch-ignite"),

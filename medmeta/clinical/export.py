@@ -1,4 +1,4 @@
-"""From a predictor to a MONAI bundle that needs MONAI alone."""
+"""From a predictor to a MONAI bundle that needs MONAI alone, or says that it needs medmeta."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, sha256
 from medmeta.clinical.card import DATA_LICENCE, card, licence
-from medmeta.clinical.config import inference, layer_spec, metadata
+from medmeta.clinical.config import inference, layer_spec, metadata, needs_medmeta
 from medmeta.learners import Predictor, plain_network
 from medmeta.networks import build
 from medmeta.volumes import Plan
@@ -40,7 +40,8 @@ def export(
     """Write an adapted predictor as a complete MONAI bundle; whole or not at all.
 
     Args:
-        predictor: what ``adapt`` of a learner with a linear head gave.
+        predictor: what ``adapt`` of a learner gave. Those of ``mann`` and ``local-prototype`` give a bundle
+            that needs medmeta, and says so; all others one that needs MONAI alone.
         plan: the preprocessing its images had.
         network_spec: of its backbone, as :func:`medmeta.networks.build` takes it.
         classes: names by label; ``"background"`` first when segmenting.
@@ -54,7 +55,7 @@ def export(
 
     Raises:
         BundleError: where ``out`` exists, the parts do not fit, or the disk refuses.
-        LearnerError: where predicting needs medmeta.
+        LearnerError: where the predictor cannot be written down (trees, mirrored views, your own network).
 
     Example:
         >>> import tempfile
@@ -76,10 +77,10 @@ def export(
             f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
         )
     _refuse_task(task, plan, classes)
-    network = plain_network(predictor).cpu()
-    layers = [dict(network_spec), *(layer_spec(layer) for layer in list(network)[1:])]
+    network = home_form(predictor).cpu()
+    layers = _layers(network, network_spec)
     _refuse_other(network, layers, plan, classes)
-    described = metadata(plan, classes, task, about or {})
+    described = metadata(plan, classes, task, about or {}, needs_medmeta=needs_medmeta(layers))
     texts = {
         names.METADATA: _json(described),
         names.INFERENCE: _json(inference(plan, layers)),
@@ -88,6 +89,24 @@ def export(
         names.LICENCE: licence(),
     }
     return _write(folder, network, plan, texts)
+
+
+def home_form(predictor: Predictor) -> nn.Sequential:
+    """What a bundle holds of a predictor: MONAI's layers, or the predictor itself where it needs medmeta.
+
+    Raises:
+        LearnerError: where it can be written down in neither way.
+    """
+    if isinstance(predictor, nn.Module) and hasattr(predictor, "spec"):
+        return nn.Sequential(predictor).eval()
+    return plain_network(predictor)
+
+
+def _layers(network: nn.Sequential, network_spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    own = getattr(network[0], "spec", None)
+    if callable(own):
+        return [dict(own(network_spec))]
+    return [dict(network_spec), *(layer_spec(layer) for layer in list(network)[1:])]
 
 
 def _json(content: Mapping[str, Any]) -> str:
@@ -114,7 +133,7 @@ def _refuse_other(
     network: nn.Sequential, layers: Sequence[Mapping[str, Any]], plan: Plan, classes: Sequence[str]
 ) -> None:
     """The specification must rebuild the very network, and the network must fit plan and classes."""
-    rebuilt = nn.Sequential(*(build(layer) for layer in layers)).eval()
+    rebuilt = nn.Sequential(*(build(layer, ours=True) for layer in layers)).eval()
     try:
         rebuilt.load_state_dict(network.state_dict())
     except RuntimeError as error:

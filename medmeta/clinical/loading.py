@@ -78,7 +78,7 @@ def load_bundle(path: str | os.PathLike[str]) -> BundlePredictor:
             cure="Copy it again from where it was made; do not run it.",
         )
     about, config = read_json(folder / names.METADATA), read_json(folder / names.INFERENCE)
-    network = nn.Sequential(*(build(layer) for layer in config["layers"]))
+    network = nn.Sequential(*(build(layer, ours=True) for layer in config["layers"]))
     state = torch.load(folder / names.STATE, map_location="cpu", weights_only=True)
     try:
         network.load_state_dict(state)

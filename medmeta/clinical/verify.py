@@ -28,7 +28,7 @@ HOMES = (
     "monai.transforms.",
     "torch.nn.",
     "torch.optim.",
-    "medmeta.",
+    "medmeta.learners.",
 )
 """Where a ``_target_`` may come from; the parts of MONAI that fetch or start programs are not among them."""
 
@@ -193,7 +193,8 @@ def _target(target: Any) -> Iterator[str]:
     """A class or function of an allowed home, and one that was defined there: a module's own imports
     (``monai.utils.os.system``) can be reached by a dotted name, too."""
     if not isinstance(target, str) or not target.startswith(HOMES):
-        yield f"a _target_ from elsewhere than MONAI, torch.nn, torch.optim and medmeta: {str(target)[:80]!r}"
+        homes = "MONAI, torch.nn, torch.optim and medmeta.learners"
+        yield f"a _target_ from elsewhere than {homes}: {str(target)[:80]!r}"
         return
     found: Any = None
     with contextlib.suppress(pydoc.ErrorDuringImport):

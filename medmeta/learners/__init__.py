@@ -1,6 +1,6 @@
 """Learners: ``adapt(support)`` gives a predictor. MAML and its kin, metric learners, honest baselines."""
 
-from medmeta.learners.predictor import plain_network
+from medmeta.learners.plain import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.registry import create_learner, learner_names, load_weights
 from medmeta.learners.safeguard import FineTuning, Safeguarded

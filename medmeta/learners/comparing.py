@@ -19,18 +19,30 @@ from medmeta.shape import Feature, Image, Logits
 
 
 class ComparingPredictor(nn.Module):
-    """A backbone, the support's features and a way to compare; it needs medmeta to run.
+    """A backbone, the support's features and a way to compare.
 
     Args:
         network: the backbone; it belongs to the predictor from here on.
         compare: (query features, support features, one-hot labels) to logits.
         support: ``(n, feature)``.
         target: ``(n, way)`` one-hot labels.
+        example_shape: of one image, ``(channel, *voxel)``.
     """
 
-    def __init__(self, network: nn.Module, compare: nn.Module, support: Feature, target: Tensor) -> None:
+    support: Tensor
+    target: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        compare: nn.Module,
+        support: Feature,
+        target: Tensor,
+        *,
+        example_shape: tuple[int, ...],
+    ) -> None:
         super().__init__()
-        self.network, self.compare = network, compare
+        self.network, self.compare, self.example_shape = network, compare, example_shape
         self.register_buffer("support", support)
         self.register_buffer("target", target)
         self.requires_grad_(False)
@@ -156,7 +168,13 @@ class ComparingLearner(EpisodicLearner):
             parts = pieces(support, parameter_like(self.network))
             feature = torch.cat([self.feature(p.image) for p in parts])
         target = torch.cat([p.target for p in parts])
-        return ComparingPredictor(copy.deepcopy(self.network), copy.deepcopy(self.compare), feature, target)
+        return ComparingPredictor(
+            copy.deepcopy(self.network),
+            copy.deepcopy(self.compare),
+            feature,
+            target,
+            example_shape=tuple(support.image.shape[1:]),
+        )
 
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the loss of the queries after learning from the support, with its graph."""

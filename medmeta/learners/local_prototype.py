@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +112,7 @@ class Encoding(nn.Module):
 
     def forward(self, image: Image, *, dense: bool) -> Feature:
         """``(n, feature, *coarse)``; one point an image where not dense."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        feature = features(self.network(image), tuple(map(int, image.shape[2:])), dense=dense)
         feature = feature if dense else feature[..., None]
         feature = F.normalize(pooled(feature, self.stride), dim=1, eps=1e-6)
         if self.place is not None and dense:
@@ -138,6 +140,35 @@ class LocalPrototypePredictor(nn.Module):
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``."""
         feature = self.encoding(image, dense=self.dense)
         return _onto(similarity(feature, self.prototypes, self.classes, self.gain), image, self.dense)
+
+    def spec(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """How to make a predictor that these weights fit, given the specification of the backbone."""
+        return {
+            "_target_": "medmeta.learners.local_prototype.local_prototype_predictor",
+            "network": dict(network),
+            "prototypes": list(self.prototypes.shape),
+            "way": self.classes.shape[1],
+            "place": self.encoding.place is not None,
+            "stride": self.encoding.stride,
+            "dense": self.dense,
+        }
+
+
+def local_prototype_predictor(
+    network: nn.Module, *, prototypes: Sequence[int], way: int, place: bool, stride: int, dense: bool
+) -> LocalPrototypePredictor:
+    """Make a predictor that knows nothing yet, for its weights to be loaded.
+
+    Args:
+        network: the backbone.
+        prototypes: shape of the prototypes, ``(m, feature)``.
+        way: number of classes.
+        place, stride: of the :class:`Encoding`.
+        dense: whether it segments.
+    """
+    encoding = Encoding(network, nn.Parameter(torch.zeros(())) if place else None, stride)
+    classes = torch.zeros(prototypes[0], way)
+    return LocalPrototypePredictor(encoding, torch.zeros(*prototypes), classes, torch.ones(()), dense)
 
 
 def _onto(logits: Tensor, image: Image, dense: bool) -> Tensor:
@@ -209,7 +240,7 @@ class LocalPrototypeLearner(EpisodicLearner):
                 [self._encoding()(one[None], dense=support.segments) for one in all_of_it.image]
             )
             made = local_prototypes(feature, self._coarse(all_of_it.target), self.window, self.share)
-            place = None if self.log_place is None else self.log_place.detach().clone()
+            place = None if self.log_place is None else nn.Parameter(self.log_place.detach().clone())
             encoding = Encoding(copy.deepcopy(self.network), place, self.stride)
             return LocalPrototypePredictor(encoding, *made, self.log_gain.exp(), support.segments)
 

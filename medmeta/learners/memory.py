@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -154,10 +155,37 @@ class MemoryPredictor(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way)``."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=False)
+        feature = features(self.network(image), tuple(map(int, image.shape[2:])), dense=False)
         carried = dict(self.named_buffers(recurse=False))
         before = carried.pop("before")
         return self.controller.recall(feature, before, State(**carried), self.way)
+
+    def spec(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """How to make a predictor that these weights fit, given the specification of the backbone."""
+        own = self.controller
+        sizes = {"way": own.way, "slots": own.slots, "width": own.width, "decay": own.decay}
+        return {
+            "_target_": "medmeta.learners.memory.memory_predictor",
+            "network": dict(network),
+            "classes": self.way,
+            "feature": own.controller.input_size - own.way,
+            **sizes,
+        }
+
+
+def memory_predictor(
+    network: nn.Module, *, classes: int, feature: int, way: int, slots: int, width: int, decay: float
+) -> MemoryPredictor:
+    """Make a predictor that remembers nothing yet, for its weights to be loaded; sizes as of :class:`Memory`.
+
+    Example:
+        >>> memory_predictor(
+        ...     nn.Linear(3, 4), classes=2, feature=4, way=5, slots=8, width=8, decay=0.9
+        ... )(torch.zeros(1, 3)).shape
+        torch.Size([1, 2])
+    """
+    memory = Memory(feature, way, slots=slots, width=width, decay=decay)
+    return MemoryPredictor(network, memory, torch.zeros(1, feature), torch.zeros(1, classes))
 
 
 class MemoryLearner(EpisodicLearner):

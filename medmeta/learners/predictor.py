@@ -1,13 +1,11 @@
-"""What adapting gives: a network in eval mode, and its plain form for a hospital that has only MONAI."""
+"""What adapting gives: a network in eval mode with a pointwise linear head."""
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners.head import Head, head_module
-from medmeta.learners.protocol import LearnerError, Predictor
 from medmeta.networks import features
 from medmeta.shape import Image, Logits
 
@@ -56,61 +54,3 @@ def unit_length(feature: int, *, dense: bool) -> nn.Module:
     layer = nn.RMSNorm(feature, eps=1e-12)
     layer.weight.data.fill_(feature**-0.5)
     return layer
-
-
-def plain_network(predictor: Predictor) -> nn.Sequential:
-    """Give a predictor as a network of torch's and MONAI's own modules, for a bundle that needs MONAI alone.
-
-    Args:
-        predictor: what ``adapt`` gave.
-
-    Returns:
-        ``Sequential(backbone, …, head)`` with the adapted weights; its logits equal the predictor's.
-
-    Raises:
-        LearnerError: where predicting needs medmeta (a learner that compares with its support), or a network
-            that is neither torch's nor MONAI's, or one that gives several outputs.
-
-    Example:
-        >>> from medmeta.learners import create_learner
-        >>> support = Examples(torch.randn(4, 6), torch.tensor([0, 0, 1, 1]), ("benign", "malignant"))
-        >>> plain_network(create_learner("prototypical", torch.nn.Linear(6, 3)).adapt(support))
-        Sequential(
-          (0): Linear(in_features=6, out_features=3, bias=True)
-          (1): Linear(in_features=3, out_features=2, bias=True)
-        )
-    """
-    if not isinstance(predictor, LinearPredictor):
-        raise LearnerError(
-            "a predictor that is a network with a linear head",
-            found=type(predictor).__name__,
-            cure="That one runs with medmeta only; adapt with maml, proto-maml, prototypical or ridge.",
-        )
-    _refuse_foreign(predictor.network)
-    layers: list[nn.Module] = [predictor.network]
-    with torch.no_grad():
-        weight = next(predictor.head.parameters())
-        output = predictor.network(torch.zeros(1, *predictor.example_shape).to(weight))
-    if not isinstance(output, torch.Tensor):
-        raise LearnerError(
-            "a backbone with one output",
-            found=f"{type(predictor.network).__name__}, which gives {len(output)}",
-            cure="Take one that gives a tensor, e.g. medmeta.networks.encoder or unet.",
-        )
-    if not predictor.dense and output.ndim > 2:
-        pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[output.ndim - 3]
-        layers += [pool(1), nn.Flatten()]
-    if not isinstance(predictor.between, nn.Identity):
-        layers.append(predictor.between)
-    return nn.Sequential(*layers, predictor.head).eval()
-
-
-def _refuse_foreign(network: nn.Module) -> None:
-    classes = {f"{type(m).__module__}.{type(m).__qualname__}" for m in network.modules()}
-    foreign = sorted(c for c in classes if not c.startswith(("torch.", "monai.")))
-    if foreign:
-        raise LearnerError(
-            "a backbone made of torch's and MONAI's modules",
-            found=", ".join(foreign[:3]),
-            cure="Ship that class beside the bundle, or meta-train a network of MONAI.",
-        )

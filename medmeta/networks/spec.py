@@ -15,15 +15,18 @@ HOMES = ("monai.", "torch.nn.")
 """Where a network may come from: what a hospital that has only MONAI has, too."""
 PARTS = ("monai.networks.", "torch.nn.")
 """Where what it is made of must have been defined."""
+OURS = ("medmeta.learners.",)
+"""Where predictors are defined that no other package has."""
 
 
-def build(spec: Mapping[str, Any]) -> nn.Module:
+def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
     """Make the network that a specification describes.
 
     Args:
         spec: ``{"_target_": "monai.networks.nets.UNet", ...}``: a class of MONAI or ``torch.nn`` and its
             keyword arguments; arguments may be such specifications themselves. Expressions (``$``) and
             references (``@``, ``%``) are refused: a specification is data, it runs nothing.
+        ours: take what :mod:`medmeta.learners` defines, too.
 
     Raises:
         NetworkError: where the class is of another home or refuses the arguments.
@@ -39,7 +42,7 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
             found=f"the keys {', '.join(sorted(map(str, plain))) or 'none'}",
             cure="Write e.g. {'_target_': 'monai.networks.nets.UNet', 'spatial_dims': 3, ...}.",
         )
-    _check(plain)
+    _check(plain, OURS if ours else ())
     try:
         network = ConfigParser({"network": plain}).get_parsed_content("network")
     except (RuntimeError, ModuleNotFoundError) as error:
@@ -56,7 +59,7 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, more: tuple[str, ...] = ()) -> None:
     """Refuse what would run code or come from elsewhere."""
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         raise NetworkError(
@@ -64,31 +67,31 @@ def _check(value: Any) -> None:
         )
     if isinstance(value, Mapping):
         target = value.get("_target_")
-        if "_target_" in value and not _is_network_part(target):
+        if "_target_" in value and not _is_network_part(target, more):
             raise NetworkError(
                 "a network of MONAI or torch.nn",
                 found=repr(target),
                 cure="Name a class under monai. or torch.nn., or pass your own nn.Module in Python.",
             )
         for item in value.values():
-            _check(item)
+            _check(item, more)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check(item)
+            _check(item, more)
 
 
-def _is_network_part(target: object) -> bool:
+def _is_network_part(target: object, more: tuple[str, ...]) -> bool:
     """Whether MONAI's networks or ``torch.nn`` define what a dotted name means.
 
     ``monai.utils.os.system`` begins right and is Python's own; ``monai.apps.utils.download`` is no network.
     """
-    if not isinstance(target, str) or not target.startswith(HOMES):
+    if not isinstance(target, str) or not target.startswith((*HOMES, *more)):
         return False
     try:
         found = pydoc.locate(target)
     except pydoc.ErrorDuringImport:
         return False
-    return found is None or str(getattr(found, "__module__", "")).startswith(PARTS)
+    return found is None or str(getattr(found, "__module__", "")).startswith((*PARTS, *more))
 
 
 def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None = None) -> dict[str, Any]:

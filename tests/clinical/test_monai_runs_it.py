@@ -20,8 +20,8 @@ from medmeta.volumes import load, load_mask
 
 
 def run_bundle(bundle: Path, images: list[Path], out: Path) -> None:
-    """As a hospital does: in another process, which is told nothing of medmeta."""
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
+    """As a hospital does: in another process, which is cannot import medmeta."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("without_medmeta.py")), "run"]
     command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
     command += ["--datalist", repr([str(i) for i in images]), "--output_dir", str(out)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

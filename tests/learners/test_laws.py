@@ -158,7 +158,27 @@ def test_cosine_prototypes_leave_home_too() -> None:
         close(plain_network(predictor)(task.image), predictor(task.image), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["matching", "relation", "siamese", "mann", *COMPARING])
+@pytest.mark.parametrize("name", ["matching", "relation", "siamese"])
+def test_what_compares_with_its_support_leaves_home_too(name: str) -> None:
+    """Ragged shots: five of one class, one of another, three of the last."""
+    task = vectors(9)
+    ragged = Examples(task.image, torch.tensor([0, 0, 1, 0, 2, 0, 2, 2, 0]), task.classes)
+    predictor = make(name, mlp(), 3).adapt(ragged)
+    plain = plain_network(predictor)
+    assert {type(m).__module__.split(".")[0] for m in plain.modules()} == {"torch"}
+    close(plain(task.image.double()), predictor(task.image.double()), 1e-7)
+    pictured = make(name, build(encoder(2, 1, base=4)), 2).adapt(pictures())
+    close(plain_network(pictured)(pictures().image), pictured(pictures().image), 1e-5)
+
+
+def test_contrastive_distances_but_for_what_all_classes_share() -> None:
+    task = vectors(7)
+    predictor = create_learner("siamese", mlp(), metric="contrastive").adapt(task)
+    answers = [net(task.image.double()).log_softmax(1) for net in (plain_network(predictor), predictor)]
+    close(*answers, 1e-7)
+
+
+@pytest.mark.parametrize("name", ["mann", *COMPARING])
 def test_a_predictor_that_needs_us_says_so(name: str) -> None:
     with pytest.raises(LearnerError, match="runs with medmeta only"):
         plain_network(make(name, mlp(), 3).adapt(vectors()))
