@@ -6,5 +6,15 @@ from medmeta.clinical.export import export
 from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.predict import predict
 from medmeta.clinical.verify import verify
+from medmeta.clinical.workflow import predict_all
 
-__all__ = ["BundleError", "BundlePredictor", "adapt", "export", "load_bundle", "predict", "verify"]
+__all__ = [
+    "BundleError",
+    "BundlePredictor",
+    "adapt",
+    "export",
+    "load_bundle",
+    "predict",
+    "predict_all",
+    "verify",
+]

@@ -71,6 +71,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("shot", "spacing", "patch", "validate_on"):
+            if isinstance(getattr(self, name), list):  # as JSON has them
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.task not in TASKS:
             raise RunError("a task", found=repr(self.task), cure=nearest(self.task, TASKS))
         if self.lesion is not None and self.task != "classification":

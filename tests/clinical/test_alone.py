@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from medmeta.clinical import export, load_bundle, verify
 from medmeta.episodes import Examples
 from medmeta.learners import create_learner, learner_names
-from medmeta.networks import build, encoder, unet
+from medmeta.networks import build, unet
 from medmeta.volumes import Plan
 
 BLOCKED = Path(__file__).with_name("without_medmeta.py")
@@ -36,7 +36,7 @@ def support(task: str) -> tuple[Examples, Plan, dict[str, Any]]:
         return (
             Examples(image, label, classes),
             Plan(2, (1.0, 1.0, 1.0), (16, 16), 1, whole=True),
-            encoder(2, 1, base=4),
+            unet(2, 1, base=2),
         )
     label = torch.zeros(5, 16, 16, dtype=torch.int64)
     label[:, 4:9, 4:9] = 1

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 
 from medmeta.clinical import load_bundle, predict
 from medmeta.volumes import load, load_mask
+from tests.clinical.schema import schema
 
 
 def run_bundle(bundle: Path, images: list[Path], out: Path) -> None:
@@ -89,41 +89,6 @@ def test_network_fits_the_metadata(segment_bundle: Path, classify_bundle: Path) 
             config_file=str(bundle / "configs" / "inference.json"),
             device="cpu",
         )
-
-
-TEXT, WHOLE, OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
-TENSOR = {
-    "type": "object",
-    "properties": {
-        "type": TEXT,
-        "format": TEXT,
-        "num_channels": WHOLE,
-        "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}},
-        "dtype": TEXT,
-        "value_range": {"type": "array", "items": {"type": "number"}},
-        "is_patch_data": {"type": "boolean"},
-        "channel_def": OBJECT,
-    },
-    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "channel_def"],
-}
-VERSIONS = ("version", "monai_version", "pytorch_version", "numpy_version")
-TEXTS = ("schema", *VERSIONS, "task", "description", "authors", "copyright", "intended_use")
-OBJECTS = ("changelog", "required_packages_version", "supported_apps", "network_data_format")
-
-
-def schema() -> dict[str, Any]:
-    """The demands of MONAI's schema of 2024-07-25, and what MONAI Label reads besides; no network here."""
-    pair = {
-        "type": "object",
-        "properties": {
-            "inputs": {"type": "object", "properties": {"image": TENSOR}, "required": ["image"]},
-            "outputs": {"type": "object", "properties": {"pred": TENSOR}, "required": ["pred"]},
-        },
-        "required": ["inputs", "outputs"],
-    }
-    fields = {**dict.fromkeys(TEXTS, TEXT), **dict.fromkeys(OBJECTS, OBJECT)}
-    fields["network_data_format"] = pair
-    return {"type": "object", "properties": fields, "required": [*fields]}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from medmeta.clinical import verify
+from medmeta.clinical import BundleError, predict_all, verify
 from medmeta.volumes import Cohort
+from tests.clinical.schema import schema
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "tumor_segmentation": {
         "options": {"steps": 1},
         "spacing": [5.0, 5.0, 5.0],
         "patch": [16, 16, 16],
         "shots": [1, 1],
     },
-    "tumor_classification": {"patch": [16, 16, 16], "shots": [1, 1], "way": 2},
+    "tumor_classification": {"patch": [16, 16, 16], "shots": [1, 1], "way": 2, "spacing": [3.0, 3.0, 3.0]},
 }
 
 
@@ -36,42 +44,119 @@ def few(cohort: Cohort, folder: Path, types: tuple[str, ...], patients: int) -> 
     return folder
 
 
+def steps(
+    name: str, cohort: Cohort, unseen: tuple[Path, Path], folder: Path
+) -> list[tuple[str, dict[str, Any]]]:
+    """The four configurations of a workflow in their order, with what each is told on the command line."""
+    seen = few(cohort, folder / "seen", ("annular", "fluted", "mottled", "hollow"), 4)
+    support = few(cohort, folder / "support", ("brindled", "nodose"), 2)
+    tiny = {"hold_out": ["mottled", "hollow"], "steps": 1, "warm_steps": 1, **SMALL[name]}
+    scans = {"datalist": [str(path) for path in unseen]}
+    if name == "tumor_classification":  # of outlined lesions
+        masks = {v.image[0]: str(v.mask) for v in cohort.volumes}
+        scans["masklist"] = [masks[path] for path in unseen]
+    return [
+        ("train", {"dataset_dir": str(seen), **tiny}),
+        ("evaluate", {"dataset_dir": str(seen), "tumour": "mottled", "shots": [1], "episodes": 1}),
+        ("adapt", {"support_dir": str(support), "tumour": "brindled", **scans}),
+        ("inference", {**scans, "output_dir": str(folder / "again")}),
+    ]
+
+
+def check(name: str, folder: Path) -> None:
+    """What the four have left."""
+    assert verify(folder / "adapted") == []
+    written = [sorted(p.name for p in (folder / f).rglob("*") if p.is_file()) for f in ("eval", "again")]
+    assert written[0] == written[1]  # adapting and predicting in one run is adapting, then predicting
+    assert [Path(n).suffix for n in written[0]] == (
+        [".gz"] if name == "tumor_segmentation" else [".json"]
+    ) * 2
+    results = json.loads((folder / "report" / "results.json").read_text())
+    assert set(results["results"]) == {"mottled"}
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", SMALL)
-def test_train_adapt_predict(name: str, cohort: Cohort, unseen: tuple[Path, Path], tmp_path: Path) -> None:
+def test_train_evaluate_adapt_predict(
+    name: str, cohort: Cohort, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
     from monai.bundle import run
 
+    for config, told in steps(name, cohort, unseen, tmp_path):
+        file = WORKFLOWS / name / "configs" / f"{config}.json"
+        run(config_file=str(file), logging_file=False, **{"bundle_root": str(tmp_path), **told})
+    check(name, tmp_path)
+
+
+def command(launch: Sequence[str], files: str, told: Mapping[str, Any]) -> None:
+    """A config on the command line, in the workflow's folder."""
+    line = [*launch, "-m", "monai.bundle", "run", "--config_file", files]
+    for key, value in told.items():
+        line += [f"--{key}", value if isinstance(value, str) else repr(value)]
+    ran = subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_on_the_command_line_and_in_two_processes(
+    name: str, cohort: Cohort, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As the card says it; training once more under torchrun, whose weights are those of one process that
+    takes as many episodes a step."""
     configs = WORKFLOWS / name / "configs"
-    seen = few(cohort, tmp_path / "seen", ("annular", "fluted", "mottled", "hollow"), 4)
-    support = few(cohort, tmp_path / "support", ("brindled", "nodose"), 2)
-    run(
-        config_file=str(configs / "train.json"),
-        bundle_root=str(tmp_path),
-        dataset_dir=str(seen),
-        hold_out=["mottled"],
-        steps=1,
-        warm_steps=1,
-        **SMALL[name],
-    )
-    run(
-        config_file=str(configs / "adapt.json"),
-        bundle_root=str(tmp_path),
-        dataset_dir=str(support),
-        tumour="brindled",
-    )
-    assert verify(tmp_path / "adapted") == []
-    run(
-        config_file=str(configs / "inference.json"),
-        bundle_root=str(tmp_path),
-        datalist=[str(path) for path in unseen],
-    )
-    written = sorted(p.suffix for p in (tmp_path / "eval").rglob("*") if p.is_file())
-    assert written == ([".gz"] * 2 if name == "tumor_segmentation" else [".json"] * 2)
+    python = [sys.executable, "-W", "ignore"]
+    for config, told in steps(name, cohort, unseen, tmp_path):
+        command(python, str(configs / f"{config}.json"), {"bundle_root": str(tmp_path), **told})
+        if config == "train":
+            both = repr([str(configs / "train.json"), str(configs / "multi_gpu_train.json")])
+            two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+            there = {"bundle_root": str(tmp_path), **told, "output_dir": str(tmp_path / "two")}
+            command(two, both, there)
+            command(
+                python,
+                str(configs / "train.json"),
+                {**there, "output_dir": str(tmp_path / "one"), "meta_batch": 4},
+            )
+    check(name, tmp_path)
+    one, two_ = (load_file(tmp_path / n / "weights.safetensors") for n in ("one", "two"))
+    assert all(torch.allclose(one[k], two_[k], atol=1e-6) for k in one)
+
+
+def test_a_case_that_fails_fails_the_run(
+    segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match="results of all 2 cases, found 1 that failed, empty first"):
+        predict_all(segment_bundle, [unseen[0], tmp_path / "empty"], tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 1
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_workflow_is_a_whole_bundle(name: str) -> None:
-    for part in ("LICENSE", "docs/README.md", "configs/metadata.json"):
-        assert (WORKFLOWS / name / part).is_file()
+    parts = (
+        "LICENSE",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "configs/metadata.json",
+        "configs/logging.conf",
+    )
+    for part in parts:
+        assert (WORKFLOWS / name / part).is_file(), part
     about = json.loads((WORKFLOWS / name / "configs" / "metadata.json").read_text())
-    assert set(about["network_data_format"]) == {"inputs", "outputs"}
+    jsonschema.validate(about, schema())
+    for side, tensor in (("inputs", "image"), ("outputs", "pred")):
+        assert list(about["network_data_format"][side]) == [tensor]
+    card = (WORKFLOWS / name / "docs" / "README.md").read_text()
+    for heading in ("Intended use", "The data", "Held-out results", "Limits", "How to run it"):
+        assert f"## {heading}" in card, heading
+    assert "Research use only" in card
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_overrides_that_every_bundle_has(name: str) -> None:
+    for file in sorted((WORKFLOWS / name / "configs").glob("*.json")):
+        config = json.loads(file.read_text())
+        if file.stem in ("train", "evaluate", "inference", "adapt"):
+            assert {"bundle_root", "dataset_dir", "output_dir"} <= set(config), file.name
+        assert ("support_dir" in config) == (file.stem == "adapt")
