@@ -139,7 +139,7 @@ class LocalPrototypePredictor(nn.Module):
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``."""
         feature = self.encoding(image, dense=self.dense)
-        return _onto(similarity(feature, self.prototypes, self.classes, self.gain), image, self.dense)
+        return onto(similarity(feature, self.prototypes, self.classes, self.gain), image, self.dense)
 
     def spec(self, network: Mapping[str, Any]) -> dict[str, Any]:
         """How to make a predictor that these weights fit, given the specification of the backbone."""
@@ -171,7 +171,7 @@ def local_prototype_predictor(
     return LocalPrototypePredictor(encoding, torch.zeros(*prototypes), classes, torch.ones(()), dense)
 
 
-def _onto(logits: Tensor, image: Image, dense: bool) -> Tensor:
+def onto(logits: Tensor, image: Image, dense: bool) -> Tensor:
     """Coarse logits on the image's grid."""
     if not dense:
         return logits[..., 0]
@@ -253,13 +253,13 @@ class LocalPrototypeLearner(EpisodicLearner):
         target = self._coarse(support.target)
         made = local_prototypes(ours, target, self.window, self.share)
         guess = similarity(theirs, *made, gain)
-        fine = _onto(guess, query.image, query.dense)
+        fine = onto(guess, query.image, query.dense)
         loss = example_loss(fine, query.target, query.share).mean()
         if self.alignment:
             believed = torch.nn.functional.one_hot(guess.argmax(1), guess.shape[1]).movedim(-1, 1).to(guess)
             if bool((believed.flatten(2).sum([0, 2]) > 0).all()):
                 back = similarity(ours, *local_prototypes(theirs, believed, self.window, self.share), gain)
-                fine = _onto(back, support.image, support.dense)
+                fine = onto(back, support.image, support.dense)
                 loss = (
                     loss + self.alignment * example_loss(fine, support.target, balance(support.target)).mean()
                 )

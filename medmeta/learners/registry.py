@@ -14,6 +14,7 @@ from medmeta.errors import nearest
 from medmeta.learners.comparing import matching, relation, siamese
 from medmeta.learners.episodic import BOTH, CLASSIFY
 from medmeta.learners.gradient import GradientLearner
+from medmeta.learners.in_context import InContextLearner
 from medmeta.learners.inner import OPTIONS, inner_from
 from medmeta.learners.local_prototype import LocalPrototypeLearner
 from medmeta.learners.memory import MemoryLearner
@@ -64,6 +65,7 @@ PRESETS: Mapping[str, Preset] = {
     "ridge": _other(RidgeLearner),
     "refined-ridge": _other(RefinedRidgeLearner),
     "local-prototype": _other(LocalPrototypeLearner),
+    "in-context": _other(InContextLearner),
     "mann": _other(MemoryLearner, CLASSIFY),
     "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),
     "pretrain-linear": _gradient(head="learned", way=2, order="supervised", moves="head", **_TUNED),

@@ -27,7 +27,7 @@ from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, v
 ALL = learner_names()
 SEGMENT = learner_names("segmentation")
 FREE = [n for n in ALL if n in ("proto-maml", "prototypical", "ridge", "matching", "finetune-scratch")]
-COMPARING = {"local-prototype"}  # predictors that need medmeta
+COMPARING = {"local-prototype", "in-context"}  # predictors that need medmeta
 NAMED = {"pretrain-linear", "pretrain-finetune"}
 
 

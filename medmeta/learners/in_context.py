@@ -1,0 +1,220 @@
+"""Learning by looking: a network that reads the labelled support beside the query, and nothing is fitted."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medmeta.episodes.examples import Episode, Examples
+from medmeta.learners.batch import Piece, check_support, parameter_like, still, whole
+from medmeta.learners.episodic import BOTH, EpisodicLearner
+from medmeta.learners.local_prototype import POOL, onto, places, pooled
+from medmeta.learners.loss import example_loss
+from medmeta.learners.protocol import LearnerError
+from medmeta.networks import feature_size, features
+from medmeta.shape import Image, Logits
+
+WINDOWS = (3, 9)
+"""Grid points a side of the surroundings that a point knows of, in every block."""
+
+
+def surroundings(values: Tensor) -> Tensor:
+    """Each point beside the averages about it, in windows of two sizes that end at the border.
+
+    Args:
+        values: ``(n, c, *space)``; any number of axes.
+
+    Returns:
+        ``(n, 3 * c, *space)``.
+
+    Example:
+        >>> surroundings(torch.ones(1, 2, 8, 8)).shape
+        torch.Size([1, 6, 8, 8])
+    """
+    maps = [values]
+    for window in WINDOWS:
+        sides = [min(window, s - 1 + s % 2) for s in values.shape[2:]]
+        pool = POOL[len(sides) - 1]
+        maps.append(pool(values, sides, 1, [s // 2 for s in sides], count_include_pad=False))
+    return torch.cat(maps, 1)
+
+
+class Points(nn.Module):
+    """A linear layer at every point of ``(n, c, *space)``: one layer for vectors, pictures and volumes."""
+
+    def __init__(self, size: int, out: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, out)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(n, size, *space)`` to ``(n, out, *space)``."""
+        return self.layer(values.movedim(1, -1)).movedim(-1, 1)
+
+
+class CrossBlock(nn.Module):
+    """Query and support look at each other, point by point (Butoi et al. 2023, equations 4 to 6).
+
+    Every support example is laid on the query; what comes of a pair updates that example, and the mean over
+    the pairs updates the query, so that the order of the support says nothing. Surroundings come from
+    averages, not from convolutions, for one block to serve any number of axes.
+
+    Args:
+        width: channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pair = Points(6 * width, width)
+        self.to_query, self.to_support = Points(width, width), Points(width, width)
+
+    def forward(self, query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        """Update a query ``(1, width, *space)`` and its support ``(m, width, *space)``."""
+        seen = surroundings(query).expand(len(support), -1, *query.shape[2:])
+        both = F.gelu(self.pair(torch.cat([seen, surroundings(support)], 1)))
+        return query + self.to_query(both.mean(0, keepdim=True)), support + self.to_support(both)
+
+
+class Reading(nn.Module):
+    """The whole network: backbone, cross blocks, and a score for each class.
+
+    Args:
+        network: the backbone.
+        feature: features a point that it gives.
+        width: channels of the cross blocks.
+        blocks: how many.
+        stride: voxels a side of a point.
+    """
+
+    def __init__(self, network: nn.Module, feature: int, width: int, blocks: int, stride: int) -> None:
+        super().__init__()
+        like = parameter_like(network)
+        self.network, self.stride = network, stride
+        self.into = Points(feature, width).to(like)
+        self.mask = nn.Parameter(like.detach().new_ones(width) / 2)
+        self.place = nn.Parameter(torch.randn(3, width).to(like) / 4)
+        self.blocks = nn.ModuleList(CrossBlock(width) for _ in range(blocks)).to(like)
+        self.score = Points(width, 1).to(like)
+
+    def encode(self, image: Image, *, dense: bool) -> Tensor:
+        """Images to ``(n, width, *grid)``; one point an image where not dense."""
+        feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        grid = pooled(feature, self.stride) if dense else feature[..., None]
+        made = self.into(F.normalize(grid, dim=1, eps=1e-6) * grid.shape[1] ** 0.5)
+        if not dense:
+            return made
+        where = places(made)
+        return made + torch.einsum("na...,aw->nw...", where, self.place[: where.shape[1]])
+
+    def forward(self, query: Tensor, support: Tensor, target: Tensor) -> Logits:
+        """Read encoded queries by an encoded support.
+
+        Args:
+            query: ``(n, width, *grid)``.
+            support: ``(m, width, *grid)``.
+            target: ``(m, way, *grid)`` shares of the classes.
+
+        Returns:
+            ``(n, way, *grid)``: every class is asked for by itself, so relabelling permutes the logits.
+        """
+        mark = self.mask.reshape(1, -1, *[1] * (support.ndim - 2))
+        shown = [support + mark * (2 * target[:, c : c + 1] - 1) for c in range(target.shape[1])]
+        return torch.cat([torch.cat([self._read(one[None], s) for s in shown], 1) for one in query])
+
+    def _read(self, query: Tensor, support: Tensor) -> Tensor:
+        for block in self.blocks:
+            query, support = block(query, support)
+        return self.score(query)
+
+
+class InContextPredictor(nn.Module):
+    """The network and the encoded support that it reads; it needs medmeta to run."""
+
+    support: Tensor
+    target: Tensor
+
+    def __init__(self, reading: Reading, support: Tensor, target: Tensor, *, dense: bool) -> None:
+        super().__init__()
+        self.reading, self.dense = reading, dense
+        self.register_buffer("support", support)
+        self.register_buffer("target", target)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, image: Image) -> Logits:
+        """Images ``(n, channel, *voxel)``, of the support's size, to logits ``(n, way, *space)``.
+
+        Raises:
+            LearnerError: where images are of another size than the support's, which is laid on them.
+        """
+        query = self.reading.encode(image, dense=self.dense)
+        if query.shape[2:] != self.support.shape[2:]:
+            raise LearnerError(
+                f"images of the support's grid, {tuple(self.support.shape[2:])} points",
+                found=f"{tuple(query.shape[2:])}",
+                cure="Cut or resample them to the size of the support images.",
+            )
+        return onto(self.reading(query, self.support, self.target), image, self.dense)
+
+
+class InContextLearner(EpisodicLearner):
+    """A network that is shown the labelled support beside the query (UniverSeg, Butoi et al. 2023).
+
+    Adapting only encodes the support: all that is learnt is learnt in training, on many tasks. Support and
+    query must be of one size and about one position, as slices of one protocol are.
+
+    Args:
+        name: the name it goes by.
+        network: the backbone.
+        width: channels of the cross blocks.
+        blocks: how many cross blocks.
+        stride: voxels a side of a point at which query and support are compared.
+        feature: features a point that the backbone gives; by default its last layer tells.
+        seed: of the first weights of the blocks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        *,
+        width: int = 32,
+        blocks: int = 3,
+        stride: int = 2,
+        feature: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if min(width, blocks, stride) < 1:
+            raise LearnerError(
+                "a width, blocks and a stride of 1 or more",
+                found=f"width={width}, blocks={blocks}, stride={stride}",
+                cure="Change that option.",
+            )
+        options = {"width": width, "blocks": blocks, "stride": stride, "feature": feature, "seed": seed}
+        super().__init__(name, network, options, BOTH)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.reading = Reading(network, feature or feature_size(network), width, blocks, stride)
+
+    def _coarse(self, piece: Piece) -> Tensor:
+        return pooled(piece.target, self.reading.stride) if piece.dense else piece.target[..., None]
+
+    def adapt(self, support: Examples) -> InContextPredictor:
+        """Encode the support; the learner stays bitwise the same."""
+        check_support(support)
+        with torch.no_grad(), still(self.network):
+            piece = whole(support, parameter_like(self.network))
+            encoded = torch.cat([self.reading.encode(one[None], dense=piece.dense) for one in piece.image])
+            return InContextPredictor(
+                copy.deepcopy(self.reading), encoded, self._coarse(piece), dense=piece.dense
+            )
+
+    def episode_loss(self, episode: Episode) -> Tensor:
+        """Give the loss of the queries after reading the support, with its graph."""
+        like = parameter_like(self.network)
+        support, query = whole(episode.support, like), whole(episode.query, like)
+        ours, theirs = (self.reading.encode(side.image, dense=side.dense) for side in (support, query))
+        guess = self.reading(theirs, ours, self._coarse(support))
+        return example_loss(onto(guess, query.image, query.dense), query.target, query.share).mean()
