@@ -55,8 +55,8 @@ FLOORS = ("raw pixels, nearest prototype", "untrained encoder, nearest prototype
 class Recipe:
     """How a learner is trained: classes, shots and queries of an episode, episodes a step, rate, options.
 
-    A learner whose head has a fixed number of classes is trained once for each (``fixed``), with half of the
-    minutes; of the others, several ``ways`` are mixed.
+    Several ``ways`` and ``shots`` are mixed. A network may be trained ``before``, as another learner and by
+    that one's recipe, in half of the minutes; it then stays as it is.
     """
 
     ways: tuple[int, ...] = (20,)
@@ -64,7 +64,7 @@ class Recipe:
     query: int = 3
     meta_batch: int = 1
     rate: float = 2e-3
-    fixed: bool = False
+    before: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +82,10 @@ RECIPES: dict[str, Recipe] = {
     "matching": Recipe(ways=(40,), shots=(1,)),
     "relation": Recipe(shots=(1,), rate=1e-3),
     "siamese": Recipe(shots=(1,)),
-    "mann": Recipe(ways=(5, 20), shots=(1,), fixed=True, rate=1e-3),
+    # trained together from the start, neither memory nor network gets anywhere: each needs the other's slopes
+    "mann": Recipe(
+        ways=(5, 10, 20), shots=(1,), meta_batch=16, query=2, options={"way": 20}, before="prototypical"
+    ),
     "proto-maml": Recipe(
         ways=(5, 20, 20), shots=(1, 1, 1, 5), options={"rate": 0.05, "steps": 2, "adapt_steps": 2}
     ),
@@ -222,21 +225,24 @@ def rotated(pages: dict[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:
     return torch.stack(turned), names
 
 
-def trained(name: str, way: int, minutes: float, data: Data, folder: Path, show: bool) -> Learner:
+def trained(name: str, minutes: float, data: Data, folder: Path, show: bool) -> Learner:
     """Create a learner and meta-train it for some minutes of one processor; resumes what is in its folder."""
     recipe = RECIPES.get(name, _STEPS)
     pages, names = data.without_validation if name.startswith("pretrain") else data.train
     options = dict(recipe.options)
-    if recipe.fixed:
-        options["way"] = way
     if name.startswith("pretrain"):
         options["classes"] = names
-    learner = create_learner(name, backbone(), **options)
+    network = backbone()
+    if recipe.before:
+        minutes /= 2
+        network = trained(recipe.before, minutes, data, folder / "before", show).network.requires_grad_(False)
+    learner = create_learner(name, network, **options)
     if name == "finetune-scratch" or not minutes:
         return learner
-    ways = (way,) if recipe.fixed else recipe.ways
     varied = not name.startswith("pretrain")  # whose classes have a row each, whatever the episode
-    source = Characters(pages, names, ways, recipe.shots, recipe.query, moved=True, seed=1, varied=varied)
+    source = Characters(
+        pages, names, recipe.ways, recipe.shots, recipe.query, moved=True, seed=1, varied=varied
+    )
     keeper = Folder(folder)
     plan = folder / "plan.json"
     if plan.is_file():
@@ -251,7 +257,7 @@ def trained(name: str, way: int, minutes: float, data: Data, folder: Path, show:
     assert isinstance(learner, nn.Module)
     optimiser = torch.optim.Adam(learner.parameters(), recipe.rate)
     progress = keeper.restore(learner, optimiser) if (folder / "last.safetensors").is_file() else None
-    began, shown = time.process_time(), bar(f"{name} {way or ''}", show)
+    began, shown = time.process_time(), bar(name, show)
     try:
         meta_train(
             learner, source, schedule, keeper=keeper, optimiser=optimiser, progress=progress, track=shown
@@ -341,22 +347,14 @@ def row(name: str, data: Data, arguments: argparse.Namespace, work: Path) -> dic
     """All settings of one learner, or of a floor."""
     show, spent = sys.stderr.isatty(), 0.0
     scores: dict[str, dict[str, float]] = {}
-    learners: dict[int, Learner] = {}
-    floor = name in FLOORS
-    fixed = not floor and RECIPES.get(name, _STEPS).fixed
+    if name in FLOORS:
+        network = AsItIs() if name == FLOORS[0] else backbone()
+        made = create_learner("prototypical", network)
+    else:
+        made = trained(name, arguments.minutes, data, work / name, show)
+        spent = sum(json.loads(plan.read_text())["minutes"] for plan in (work / name).rglob("plan.json"))
     for way, shot in arguments.settings:
-        key = way if fixed else 0
-        if key not in learners:
-            if floor:
-                network = AsItIs() if name == FLOORS[0] else backbone()
-                learners[key] = create_learner("prototypical", network)
-            else:
-                minutes = arguments.minutes / (2 if fixed else 1)
-                folder = work / (f"{name}-{way}" if fixed else name)
-                learners[key] = trained(name, way if fixed else 0, minutes, data, folder, show)
-                plan = folder / "plan.json"
-                spent += json.loads(plan.read_text())["minutes"] if plan.is_file() else 0.0
-        learner = learners[key]
+        learner = made
         if name.startswith(("pretrain", "finetune")):
             tasks = Characters(*data.validation, (way,), (shot,), QUERY, moved=False, seed=3)
             learner = tune_rates(learner, [tasks[i] for i in range(2 if arguments.quick else 8)])

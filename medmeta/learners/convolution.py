@@ -60,20 +60,27 @@ class Slopes(torch.autograd.Function):
     def backward(ctx: Any, on_image: Tensor | None, on_weight: Tensor | None) -> tuple[Tensor | None, ...]:
         """Each is a convolution or a backward pass of one, the new slopes in place of image or weight."""
         slope, image, weight = ctx.saved_tensors
-        parts: list[Tensor] = []
+        on_image, on_weight = (None if t is None else _last(t) for t in (on_image, on_weight))
         by_image = by_weight = None
-        if on_image is not None:
-            on_image = _last(on_image)
-            parts.append(torch.ops.aten.convolution(on_image, weight, None, *ctx.how))
-            if ctx.needs_input_grad[2]:
-                by_weight = _slopes(slope, on_image, weight, ctx.how, (False, True))[1]
-        if on_weight is not None:
-            on_weight = _last(on_weight)
-            parts.append(torch.ops.aten.convolution(image, on_weight, None, *ctx.how))
-            if ctx.needs_input_grad[1]:
-                by_image = _slopes(slope, image, on_weight, ctx.how, (True, False))[0]
-        by_slope = _last(sum(parts[1:], parts[0])) if parts else None
-        return by_slope, by_image, by_weight, None, None
+        if on_image is not None and ctx.needs_input_grad[2]:
+            by_weight = _slopes(slope, on_image, weight, ctx.how, (False, True))[1]
+        if on_weight is not None and ctx.needs_input_grad[1]:
+            by_image = _slopes(slope, image, on_weight, ctx.how, (True, False))[0]
+        return _both(on_image, weight, image, on_weight, ctx.how), by_image, by_weight, None, None
+
+
+def _both(
+    on_image: Tensor | None, weight: Tensor, image: Tensor, on_weight: Tensor | None, how: tuple[Any, ...]
+) -> Tensor | None:
+    """Convolve each of two images with its kernel and add: one convolution of twice the channels, quicker."""
+    pairs = [(i, w) for i, w in ((on_image, weight), (image, on_weight)) if i is not None and w is not None]
+    if len(pairs) < 2 or how[-1] > 1:  # of grouped kernels each group would need its part of both
+        parts = [torch.ops.aten.convolution(i, w, None, *how) for i, w in pairs]
+        return _last(sum(parts[1:], parts[0])) if parts else None
+    images, kernels = zip(*pairs, strict=True)
+    transposed = how[3]
+    joined = torch.cat(kernels, 0 if transposed else 1)
+    return _last(torch.ops.aten.convolution(torch.cat(images, 1), joined, None, *how))
 
 
 def _last(tensor: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.in_context import InContextLearner
 from medmeta.learners.inner import OPTIONS, inner_from
 from medmeta.learners.local_prototype import LocalPrototypeLearner
-from medmeta.learners.memory import MemoryLearner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
 from medmeta.learners.refined import RefinedRidgeLearner
+from medmeta.learners.remembering import MemoryLearner
 from medmeta.learners.ridge import RidgeLearner
 
 

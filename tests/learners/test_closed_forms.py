@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 
+from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import create_learner
 from medmeta.learners.comparing import Matching, Relation, Siamese
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
@@ -119,8 +120,8 @@ def test_an_example_without_a_lesion_adds_no_dice() -> None:
 # --- memory: the paper's equations, transcribed in numpy ---
 
 
-def numpy_address(key: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    similar = memory @ key / (np.linalg.norm(memory, axis=1) * np.linalg.norm(key))
+def numpy_address(key: np.ndarray, memory: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    similar = strength * memory @ key / (np.linalg.norm(memory, axis=1) * np.linalg.norm(key))
     return np.exp(similar) / np.exp(similar).sum()
 
 
@@ -141,7 +142,7 @@ def test_memory_reads_and_writes_as_written_down(seed: int, gate: float) -> None
     memory, key = draw(2, 6, 4, seed=seed), draw(2, 4, seed=seed + 1)
     read = torch.softmax(draw(2, 6, seed=seed + 2), 1)
     usage = draw(2, 6, seed=seed + 3).abs()
-    found = address(key, memory)
+    found = address(key.unsqueeze(1), memory).squeeze(1)
     written, weight = write(memory, key, read, usage, torch.tensor(gate, dtype=DOUBLE))
     for b in (0, 1):
         close(found[b], torch.tensor(numpy_address(key[b].numpy(), memory[b].numpy())), 1e-10)
@@ -153,41 +154,68 @@ def test_memory_reads_and_writes_as_written_down(seed: int, gate: float) -> None
     assert least_used(usage).sum(1).tolist() == [1.0, 1.0]
 
 
-def test_memory_usage_decays_and_queries_do_not_see_each_other() -> None:
-    learner = create_learner("mann", mlp(), way=3)
+def test_memory_takes_the_papers_steps() -> None:
+    """A label comes one step late and is bound to the key that waited for it; then the memory is read."""
+    learner = create_learner("mann", mlp(), way=3, slots=5)
     controller = learner.memory
-    feature, before = draw(4, 4), torch.zeros(1, 3, dtype=DOUBLE)
-    _, state = controller(feature[:1], before, controller.begin(feature))
-    _, after = controller(feature[1:2], before, state)
-    written = write(state.memory, after.hidden * 0, state.read, state.usage, controller.gate)[1]
-    close(after.usage, 0.95 * state.usage + after.read + written, 1e-10)
-    predictor, image = learner.adapt(vectors()), vectors(seed=4).image.double()
+    feature, told = draw(1, 4, 4), one_hot(torch.tensor([[2, 0, 1, 1]]).T, 3, DOUBLE).squeeze(2)[None]
+    memory, usage, read = np.full((5, 64), 1e-6), np.arange(5) / 1e3, np.eye(5)[0]  # no two used alike
+    key, before, state = np.full(64, 1e-6), torch.zeros(1, 3, dtype=DOUBLE), controller.begin(feature[:, 0])
+    state = state._replace(usage=torch.tensor(usage)[None])
+    names = controller.label.weight.detach().numpy()
+    for step in range(4):
+        _, state = controller(feature[:, step], before, state)
+        bound = key + names @ before[0].numpy()
+        memory, written = numpy_write(memory, bound, read, usage, controller.gate.item())
+        key = state.key[0].detach().numpy()
+        read = numpy_address(key, memory, controller.log_strength.exp().item())
+        usage = 0.95 * usage + read + written
+        before = told[:, step]
+        for ours, theirs in ((state.memory, memory), (state.read, read), (state.usage, usage)):
+            close(ours[0], torch.tensor(theirs), 1e-10)
+
+
+def test_queries_of_a_memory_do_not_see_each_other() -> None:
+    predictor, image = create_learner("mann", mlp(), way=3).adapt(vectors()), vectors(seed=4).image.double()
     close(predictor(image)[2:3], predictor(image[2:3]), 1e-10)
 
 
-def test_memory_learns_to_bind_labels_that_change_every_episode() -> None:
-    """Two points whose names are drawn anew each time: only memory can tell which is which."""
-    from medmeta.episodes.examples import Episode, Examples
+def test_episodes_side_by_side_are_those_one_after_the_other() -> None:
+    """Of several shapes, too."""
+    tasks = [Episode(vectors(n, seed=n), vectors(4, seed=9)) for n in (6, 3, 6)]
+    found = []
+    for batches in ([tasks], [[t] for t in tasks]):
+        learner = create_learner("mann", mlp(), way=3)
+        learner.load_state_dict(found[0][2] if found else learner.state_dict())
+        losses = torch.cat([learner.backward(batch, scale=0.5) for batch in batches])
+        found.append((losses, [p.grad for p in learner.parameters()], learner.state_dict()))
+    close(found[0][0], found[1][0], 1e-12)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        close(one, other, 1e-12)
 
+
+def test_memory_learns_to_bind_labels_that_change_every_episode() -> None:
+    """Clusters whose names are drawn anew each time: only memory can tell which is which."""
     torch.manual_seed(0)
-    learner = create_learner("mann", torch.nn.Linear(4, 4), way=2, slots=8, width=16)
-    optimiser = torch.optim.Adam(learner.parameters(), 1e-2)
+    learner = create_learner("mann", torch.nn.Linear(16, 16), way=3, slots=16, width=32)
+    optimiser = torch.optim.Adam(learner.parameters(), 5e-3)
     g = torch.Generator().manual_seed(0)
 
     def draw_task() -> Episode:
-        centre = 2 * torch.randn(2, 4, generator=g)
-        sets = [
-            Examples(centre + 0.1 * torch.randn(2, 4, generator=g), torch.tensor([0, 1]), ("a", "b"))
-            for _ in range(2)
-        ]
-        return Episode(*sets)
+        centre, label = torch.randn(3, 16, generator=g), torch.arange(6) % 3
+        noise = 0.5 * torch.randn(2, 6, 16, generator=g)
+        support, query = (Examples(centre[label] + n, label, ("a", "b", "c")) for n in noise)
+        return Episode(Examples(support.image[:3], label[:3], support.classes), query)
 
-    losses = []
-    for _ in range(120):
+    for _ in range(150):
         optimiser.zero_grad()
-        losses.append(float(learner.backward([draw_task() for _ in range(4)], scale=1 / 4).mean()))
+        learner.backward([draw_task() for _ in range(8)], scale=1 / 8)
         optimiser.step()
-    assert sum(losses[-20:]) / 20 < 0.45 < sum(losses[:10]) / 10
+    right = [
+        (learner.adapt(task.support)(task.query.image).argmax(1) == task.query.label).float().mean()
+        for task in (draw_task() for _ in range(30))
+    ]
+    assert float(torch.stack(right).mean()) > 0.75  # a third is chance
 
 
 # --- comparisons ---
@@ -256,7 +284,6 @@ def test_the_family_learns_to_learn(name: str) -> None:
 
 def task(seed: int):  # type: ignore[no-untyped-def]
     """Clusters told apart by the first two coordinates; the others are loud noise."""
-    from medmeta.episodes.examples import Episode, Examples
 
     g = torch.Generator().manual_seed(seed)
     centre = torch.cat([2 * torch.randn(3, 2, generator=g), torch.zeros(3, 3)], 1)
