@@ -325,6 +325,44 @@ def evaluate(
 
 
 @app.command()
+def select(
+    cohort: Annotated[Path, typer.Argument(help="Patients to choose among, labelled or not.")],
+    shots: Annotated[int, typer.Option("--shots", help="Patients to label.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Choose by the encoder of what 'medmeta train' wrote.")
+    ] = None,
+    tumor: Annotated[str | None, typer.Option(help="Choose among the patients of this type only.")] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(help="Measure what choosing gains on this cohort's masks instead.")
+    ] = None,
+    seed: Seed = 0,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Propose which patients to label, and say what that gains over drawing them."""
+    from medmeta.evaluation import propose
+    from medmeta.training import open_run
+    from medmeta.volumes import open_cohort
+
+    found = propose(
+        open_cohort(cohort),
+        shots,
+        run=open_run(run) if run else None,
+        tumour=tumor,
+        labelled=open_cohort(labelled) if labelled else None,
+        seed=seed,
+        cache=cache,
+        track=_Bar(),
+    )
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for one in found["chosen"]:
+        typer.echo(f"{one['image']}  (stands for {one['stands_for']} of {found['patients']} patients)")
+    _log.print(_plain(found["says"]), soft_wrap=True, highlight=False)
+
+
+@app.command()
 def adapt(
     run: Annotated[Path, typer.Argument(help="What 'medmeta train' wrote.")],
     support: Annotated[Path, typer.Argument(help="A cohort of k labelled patients.")],

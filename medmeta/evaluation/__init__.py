@@ -5,6 +5,7 @@ from medmeta.evaluation.evaluate import NAMES, SCRATCH, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.pixels import Trees
+from medmeta.evaluation.propose import propose
 from medmeta.evaluation.protocol import (
     Case,
     EvaluationError,
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "judge_classification",
     "judge_segmentation",
+    "propose",
     "render",
     "results",
     "versions",

@@ -101,7 +101,7 @@ class Trees:
             features.append(voxel_features(image)[chosen])
             labels.append(flat[chosen])
         trees = ExtraTreesClassifier(
-            n_estimators=50, min_samples_leaf=3, class_weight="balanced", random_state=self.seed, n_jobs=2
+            n_estimators=50, min_samples_leaf=3, class_weight="balanced", random_state=self.seed
         )
         trees.fit(np.concatenate(features), np.concatenate(labels))
         return TreePredictor(trees, len(support.classes), dense=support.segments)
