@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
         cohort = cohort_of(name, work)
         patients = {t: len({v.patient for v in cohort.of(t)}) for t in given.types or cohort.tumours}
         types = [t for t, n in patients.items() if n // 2 > max(shots)][: 4 if given.quick else None]
-        options = {"patch": (128, 128)} if name == "atlas" else {"spacing": (1, 1, 1), "patch": (32, 48, 32)}
+        options = (
+            {"spacing": (2, 2, 1), "patch": (128, 128)}
+            if name == "atlas"
+            else {"spacing": (1, 1, 1), "patch": (32, 48, 32)}
+        )
         plan = open_run(given.run).plan if given.run else make_plan(cohort.of(*types), **options)
         store = Store(plan, salt="select")
         made: dict[str, list[Trial]] = {}
@@ -110,7 +115,13 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stderr.write(f"{name}: {tumour} done\n")
             found = {space: gains(some) for space, some in made.items()}
             if given.json:  # what is there already survives a stop
-                content[name] = {"types": types, "gain": found, "seed": given.seed, "repeats": repeats}
+                content[name] = {
+                    "types": types,
+                    "gain": found,
+                    "seed": given.seed,
+                    "repeats": repeats,
+                    "trials": {space: [asdict(t) for t in some] for space, some in made.items()},
+                }
                 given.json.write_text(json.dumps(content, indent=1) + "\n")
         show(
             f"{name}: {len(types)} types, pixel trees, {repeats} pools, seed {given.seed}",

@@ -6,9 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medmeta.evaluation.curve import Curve, interval_of, learning_curves
+import numpy as np
+
+from medmeta.evaluation.curve import Curve, ahead, learning_curves
+from medmeta.evaluation.differences import Difference
 from medmeta.evaluation.intervals import Interval
-from medmeta.evaluation.labels_saved import Difference, Needed, Slope, difference, labels_needed, slope
+from medmeta.evaluation.labels_saved import Needed, Slope, labels_needed, slope
 from medmeta.evaluation.protocol import Case, Judged
 
 FIRST = {"segmentation": ("dice", "Dice"), "classification": ("auroc", "AUROC")}
@@ -78,16 +81,13 @@ def _difference(one: Difference | None) -> dict[str, Any] | None:
     return {**one.interval.to_json(), "p": one.p} if one else None
 
 
-def advise(
-    judged: Judged, learnt: Collection[str], *, further: Judged | None = None, seed: int = 0
-) -> list[Advice]:
+def advise(judged: Judged, learnt: Collection[str], *, further: Judged | None = None) -> list[Advice]:
     """The answer for every tumour type of an evaluation.
 
     Args:
         judged: every method at the same numbers of labels, on the same supports and patients.
         learnt: names of the methods that were meta-trained; all others are plain.
         further: the same of plain methods at more labels.
-        seed: of the bootstrap.
     """
     by_tumour: dict[str, list[Case]] = {}
     for case in judged.cases:
@@ -95,18 +95,18 @@ def advise(
     made = []
     for tumour, cases in by_tumour.items():
         more = [c for c in further.cases if c.tumour == tumour] if further else []
-        answer = _one(tumour, judged.task, cases, more, learnt, seed)
+        answer = _one(tumour, judged.task, cases, more, learnt)
         if answer is not None:
             made.append(answer)
     return made
 
 
 def _one(
-    tumour: str, task: str, cases: Sequence[Case], more: Sequence[Case], learnt: Collection[str], seed: int
+    tumour: str, task: str, cases: Sequence[Case], more: Sequence[Case], learnt: Collection[str]
 ) -> Advice | None:
     metric, label = FIRST[task]
     all_cases = [*cases, *more]
-    curves = learning_curves(all_cases, metric, seed=seed)
+    curves = learning_curves(all_cases, metric)
     shots = sorted({c.shot for c in cases})
     shot = next((s for s in reversed(shots) if any(s in c.shots for c in curves.values())), None)
     if shot is None:
@@ -120,15 +120,15 @@ def _one(
         label,
         shot,
         use,
-        _at(curves[use], shot),
+        curves[use].at(shot),
         rival,
-        difference(curves[use], curves[rival], shot) if rival else None,
+        ahead(curves[use], curves[rival], shot) if rival else None,
         mine if mine != use else None,
-        difference(curves[mine], curves[use], shot) if mine and mine != use else None,
+        ahead(curves[mine], curves[use], shot) if mine and mine != use else None,
         plain,
         labels_needed(curves[plain], curves[mine], shot) if plain and mine else None,
         slope(curves[use]),
-        {s: (m, _at(curves[m], s)) for s in shots if s < shot for m in _ranked(curves, s)[:1]},
+        {s: (m, curves[m].at(s)) for s in shots if s < shot for m in _ranked(curves, s)[:1]},
         len({c.patient for c in cases}),
         len({c.draw for c in cases}),
     )
@@ -137,11 +137,7 @@ def _one(
 def _ranked(curves: Mapping[str, Curve], shot: int) -> list[str]:
     """Methods that were judged at a number of labels, the best first."""
     there = [m for m, curve in curves.items() if shot in curve.shots]
-    return sorted(there, key=lambda m: -curves[m].at(shot)[0])
-
-
-def _at(curve: Curve, shot: int) -> Interval:
-    return interval_of(*curve.at(shot))
+    return sorted(there, key=lambda m: -float(np.nanmean(curves[m].cells[shot])))
 
 
 def labels_beyond(judged: Judged, learnt: Collection[str], available: int) -> tuple[str, list[int]] | None:

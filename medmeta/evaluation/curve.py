@@ -1,54 +1,65 @@
-"""Score against labels, every method resampled together, so that differences keep their pairing."""
+"""Score against labels, every method on one grid of draws and patients, so that differences are paired."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmeta.evaluation.intervals import RESAMPLES, Interval
+from medmeta.evaluation import metrics
+from medmeta.evaluation.differences import Difference, difference
+from medmeta.evaluation.intervals import (
+    RESAMPLES,
+    Cells,
+    Interval,
+    cells_of,
+    interval,
+    pseudo_values,
+    resampled,
+)
 from medmeta.evaluation.protocol import Case
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean score of one method on one tumour type at each number of labelled patients.
+    """The score of one method on one tumour type at each number of labelled patients.
 
     Args:
-        shots: labelled patients, rising.
-        score: ``(shots,)``, over all cases.
-        samples: ``(resamples, shots)``, of the bootstrap over patients and draws; row ``i`` of two methods'
-            curves is of the same patients and draws. nan where a resample says nothing.
+        method: its name.
+        cells: ``(draw, patient)`` at each number of labels; the same draws and patients for every method, nan
+            where a patient was learnt from.
     """
 
-    shots: tuple[int, ...]
-    score: Array
-    samples: Array
+    method: str
+    cells: Mapping[int, Cells]
 
-    def at(self, shot: int) -> tuple[float, Array]:
-        """Score and resampled scores at a number of labels."""
-        place = self.shots.index(shot)
-        return float(self.score[place]), self.samples[:, place]
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Labelled patients, rising."""
+        return tuple(sorted(self.cells))
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """``(shots,)``."""
+        return np.array([np.nanmean(self.cells[s]) for s in self.shots])
+
+    def at(self, shot: int) -> Interval:
+        """The score with its interval."""
+        return interval(self.cells[shot], bounds=(0.0, 1.0))
+
+    def samples(self, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+        """``(resamples, shots)`` by the bootstrap; a row of two curves is of the same draws and patients."""
+        return np.stack([resampled(self.cells[s], seed=seed, resamples=resamples) for s in self.shots], 1)
 
 
-def learning_curves(
-    cases: Sequence[Case], metric: str, *, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, Curve]:
+def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
     """The curve of every method, from the cases of one tumour type.
-
-    Patients are resampled with all their cases, and so are draws of the support (Davison & Hinkley 1997,
-    section 3.8), the very same ones for every method and number of labels.
 
     Args:
         cases: of one tumour type.
-        metric: the name of a value of each case, averaged; or ``"auroc"``, of the cases' probabilities within
-            each draw, averaged over draws.
-        seed, resamples: of the bootstrap.
+        metric: the name of a value of each case; or ``"auroc"``, of the probabilities within each draw.
 
     Example:
         >>> cases = [Case("a", k, "m", 0, str(p), {"dice": k * p / 10}) for k in (1, 2) for p in (1, 2, 3)]
@@ -56,95 +67,35 @@ def learning_curves(
         [0.2, 0.4]
     """
     patients, draws = sorted({c.patient for c in cases}), sorted({c.draw for c in cases})
-    generator = np.random.default_rng(seed)
-    weights = [
-        np.stack([np.bincount(generator.choice(n, n), minlength=n) for _ in range(resamples)]).astype(float)
-        for n in (len(patients), len(draws))
-    ]
-    groups: dict[tuple[str, int], list[Case]] = {}
+    groups: dict[str, dict[int, list[Case]]] = {}
     for case in cases:
-        groups.setdefault((case.method, case.shot), []).append(case)
-    made: dict[str, dict[int, tuple[float, Array]]] = {}
-    score = _areas if metric == "auroc" else _means
-    for (method, shot), some in groups.items():
-        where = [(draws.index(c.draw), patients.index(c.patient)) for c in some]
-        value, samples = score(some, metric, where, weights[1], weights[0])
-        if np.isfinite(value):
-            made.setdefault(method, {})[shot] = value, samples
-    return {method: _curve(by_shot) for method, by_shot in made.items()}
+        groups.setdefault(case.method, {}).setdefault(case.shot, []).append(case)
+    made = {}
+    for method, by_shot in groups.items():
+        cells = {shot: _cells(some, metric, patients, draws) for shot, some in by_shot.items()}
+        known = {shot: table for shot, table in cells.items() if np.isfinite(table).any()}
+        if known:
+            made[method] = Curve(method, known)
+    return made
 
 
-def _curve(by_shot: Mapping[int, tuple[float, Array]]) -> Curve:
-    shots = tuple(sorted(by_shot))
-    return Curve(
-        shots, np.array([by_shot[s][0] for s in shots]), np.stack([by_shot[s][1] for s in shots], axis=1)
-    )
+def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: Sequence[int]) -> Cells:
+    """What each patient counts, on a grid of all draws and patients."""
+    whose, drawn = [c.patient for c in cases], [c.draw for c in cases]
+    if metric == "auroc":
+        chance = np.array([np.nan if c.probability is None else c.probability for c in cases])
+        truth = np.array([c.truth for c in cases])
+        some = pseudo_values(whose, drawn, lambda i: metrics.auroc(chance[i], truth[i]))
+    else:
+        some = cells_of(whose, drawn, [c.values.get(metric) for c in cases])
+    whole = np.full((len(draws), len(patients)), np.nan)
+    rows = [draws.index(d) for d in sorted(set(drawn))]
+    columns = [patients.index(p) for p in sorted(set(whose))]
+    whole[np.ix_(rows, columns)] = some
+    return whole
 
 
-def _means(
-    cases: Sequence[Case], metric: str, where: Sequence[tuple[int, int]], by_draw: Array, by_patient: Array
-) -> tuple[float, Array]:
-    """Mean of a value over cases: as it is, and with patients and draws weighted."""
-    total = np.zeros((by_draw.shape[1], by_patient.shape[1]))
-    count = np.zeros_like(total)
-    for case, (draw, patient) in zip(cases, where, strict=True):
-        value = case.values.get(metric)
-        if value is not None:
-            total[draw, patient] += value
-            count[draw, patient] += 1
-    if not count.any():
-        return np.nan, np.full(len(by_draw), np.nan)
-    weighed = [
-        np.einsum("bd,dp,bp->b", by_draw, table, by_patient, optimize=True) for table in (total, count)
-    ]
-    return float(total.sum() / count.sum()), _ratio(*weighed)
-
-
-def _areas(
-    cases: Sequence[Case], metric: str, where: Sequence[tuple[int, int]], by_draw: Array, by_patient: Array
-) -> tuple[float, Array]:
-    """Area under the ROC curve within each draw, averaged over draws: probabilities differ in scale."""
-    whole, sampled, known = [], [], []
-    for draw in range(by_draw.shape[1]):
-        mine = [(c, p) for c, (d, p) in zip(cases, where, strict=True) if d == draw]
-        chance = np.array([c.probability for c, _ in mine], dtype=float)
-        truth, patient = np.array([c.truth for c, _ in mine], dtype=bool), [p for _, p in mine]
-        if truth.all() or not truth.any():
-            continue
-        over = chance[truth][:, None] - chance[~truth][None]
-        wins = (over > 0) + 0.5 * (over == 0)
-        some = by_patient[:, patient]
-        one, other = some[:, truth], some[:, ~truth]
-        whole.append(wins.mean())
-        sampled.append(_ratio(((one @ wins) * other).sum(1), one.sum(1) * other.sum(1)))
-        known.append(draw)
-    if not whole:
-        return np.nan, np.full(len(by_draw), np.nan)
-    areas, weight = np.stack(sampled, axis=1), by_draw[:, known]
-    weight = np.where(np.isfinite(areas), weight, 0.0)
-    return float(np.mean(whole)), _ratio((weight * np.nan_to_num(areas)).sum(1), weight.sum(1))
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-
-
-def interval_of(value: float, samples: Array) -> Interval:
-    """A figure with the 2.5th and 97.5th percentile of its resamples."""
-    known = samples[np.isfinite(samples)]
-    if not len(known):
-        return Interval(round(value, 4), None, None)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Interval(round(value, 4), round(float(low), 4), round(float(high), 4))
-
-
-def chance_of_none(samples: Array) -> float:
-    """Two-sided p of a difference by its bootstrap: twice the share of resamples on the rarer side of 0.
-
-    Example:
-        >>> chance_of_none(np.array([0.1, 0.2, 0.3, -0.1]))
-        0.8
-    """
-    known: Any = samples[np.isfinite(samples)]
-    rarer = min((known <= 0).sum(), (known >= 0).sum())
-    return float(min(1.0, 2 * (rarer + 1) / (len(known) + 1)))
+def ahead(one: Curve, other: Curve, shot: int) -> Difference:
+    """How far one method is ahead of another at a number of labels, on the same patients and supports."""
+    cells = {"one": one.cells[shot], "other": other.cells[shot]}
+    return difference("one", "other", cells)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from medmeta.evaluation.curve import Curve, chance_of_none, interval_of
-from medmeta.evaluation.intervals import Interval
+from medmeta.evaluation.curve import Curve
+from medmeta.evaluation.differences import difference
+from medmeta.evaluation.intervals import Interval, resampled
 
 WORTH = 0.01
 """A gain a doubling of the labels below which labelling more hardly pays: a point of Dice or AUROC."""
@@ -61,31 +62,6 @@ class Slope:
         return "enough" if self.gain.high < WORTH else "unknown"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One method's score minus another's on the same patients and supports.
-
-    Args:
-        interval: of the difference.
-        p: two-sided, of the paired bootstrap over patients and draws.
-    """
-
-    interval: Interval
-    p: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        low, high = self.interval.low, self.interval.high
-        return low is not None and high is not None and (low > 0 or high < 0)
-
-
-def difference(one: Curve, other: Curve, shot: int) -> Difference:
-    """How far one method is ahead of another at a number of labels."""
-    (a, first), (b, second) = one.at(shot), other.at(shot)
-    return Difference(interval_of(a - b, first - second), round(chance_of_none(first - second), 4))
-
-
 def labels_needed(plain: Curve, target: Curve, shot: int) -> Needed:
     """Labels that ``plain`` needs to score as ``target`` does with ``shot``.
 
@@ -93,16 +69,16 @@ def labels_needed(plain: Curve, target: Curve, shot: int) -> Needed:
     logarithm of the labels; the same is done in every resample.
 
     Example:
-        >>> flat = lambda scores: np.array(scores)[None].repeat(9, 0)
-        >>> ours = Curve((1, 5), np.array([0.4, 0.6]), flat([0.4, 0.6]))
-        >>> plain = Curve((1, 5, 20), np.array([0.2, 0.5, 0.7]), flat([0.2, 0.5, 0.7]))
-        >>> labels_needed(plain, ours, 5).labels
+        >>> made = lambda name, **at: Curve(name, {int(k[1:]): np.full((2, 3), v) for k, v in at.items()})
+        >>> plain = made("plain", _1=0.2, _5=0.5, _20=0.7)
+        >>> labels_needed(plain, made("ours", _5=0.6), 5).labels
         10.0
-        >>> labels_needed(plain, Curve((5,), np.array([0.8]), flat([0.8])), 5).labels is None
+        >>> labels_needed(plain, made("ours", _5=0.8), 5).labels is None
         True
     """
-    value, samples = target.at(shot)
-    found = [_read(plain.shots, row, goal) for row, goal in zip(plain.samples, samples, strict=True)]
+    value = float(np.nanmean(target.cells[shot]))
+    goals = resampled(target.cells[shot])
+    found = [_read(plain.shots, row, goal) for row, goal in zip(plain.samples(), goals, strict=True)]
     known = np.sort([n for n in found if not np.isnan(n)])
     ends: tuple[float | None, float | None] = (None, None)
     if len(known):  # inf stands for "not reached": percentiles are taken without interpolating into it
@@ -135,14 +111,13 @@ def slope(curve: Curve) -> Slope | None:
     """The gain a doubling between the two largest numbers of labels; None where only one was judged.
 
     Example:
-        >>> slope(Curve((1, 4), np.array([0.2, 0.6]), np.array([[0.2, 0.6], [0.2, 0.5]]))).gain.mean
-        0.2
+        >>> cells = {1: np.array([[0.2, 0.3]]), 4: np.array([[0.6, 0.9]])}
+        >>> slope(Curve("m", cells)).gain.mean
+        0.25
     """
     if len(curve.shots) < 2:
         return None
     first, last = curve.shots[-2:]
     doublings = np.log2(last / first)
-    gain = (curve.score[-1] - curve.score[-2]) / doublings
-    return Slope(
-        interval_of(float(gain), (curve.samples[:, -1] - curve.samples[:, -2]) / doublings), first, last
-    )
+    cells = {name: curve.cells[shot] / doublings for name, shot in (("last", last), ("first", first))}
+    return Slope(difference("last", "first", cells).interval, first, last)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from medmeta.evaluation.advice import Advice
+from medmeta.evaluation.differences import Difference
 from medmeta.evaluation.intervals import Interval
-from medmeta.evaluation.labels_saved import Difference, Needed
+from medmeta.evaluation.labels_saved import Needed
 from medmeta.evaluation.protocol import Judged
 
 MANY, DRAWS = 50, 10
@@ -53,13 +54,20 @@ def _range(interval: Interval) -> str:
 
 def _by(one: Difference) -> str:
     interval = one.interval
-    return f"{abs(interval.mean or 0.0):.2f} (difference {_range(interval)}, p = {one.p:.2g})"
+    p = "n/a" if one.p is None else "< 0.001" if one.p < 0.001 else f"= {one.p:.2g}"
+    return f"{abs(interval.mean or 0.0):.2f} (difference {_range(interval)}, p {p})"
+
+
+def _sure(one: Difference) -> bool:
+    """Whether the interval leaves 0 out."""
+    low, high = one.interval.low, one.interval.high
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
     if advice.rival is None or advice.lead is None:
         return "Nothing else was judged beside it."
-    sure = "This is sure: it is" if advice.lead.sure else "This is not sure: it is only"
+    sure = "This is sure: it is" if _sure(advice.lead) else "This is not sure: it is only"
     return (
         f"{sure} {_by(advice.lead)} ahead of the next best, the {names[advice.rival]}, "
         "on the same patients and supports."
@@ -69,7 +77,7 @@ def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
 def _saved(advice: Advice, names: Mapping[str, str]) -> str:
     """What meta-training saves, or that it saves nothing."""
     if advice.learnt is not None and advice.behind is not None:
-        sure = "surely" if advice.behind.sure else "not surely"
+        sure = "surely" if _sure(advice.behind) else "not surely"
         text = f"The {names[advice.learnt]} is {sure} behind, by {_by(advice.behind)}"
         if advice.plain is not None and advice.needed is not None and advice.needed.labels is not None:
             text += f"; the {names[advice.plain]} reaches its score with {_needed(advice.needed)}"
