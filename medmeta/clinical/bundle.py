@@ -14,12 +14,15 @@ INFERENCE = "configs/inference.json"
 STATE = "models/model.pt"
 SCRIPT = "models/model.ts"
 TENSORS = "models/model.safetensors"
+ONNX = "models/model.onnx"
 CARD = "docs/README.md"
 DATA_LICENCE = "docs/data_license.txt"
 LICENCE = "LICENSE"
 MANIFEST = "manifest.json"
-FILES = (METADATA, INFERENCE, STATE, SCRIPT, TENSORS, CARD, DATA_LICENCE, LICENCE)
-"""Every file of a bundle but the manifest, which lists them."""
+FILES = (METADATA, INFERENCE, STATE, TENSORS, CARD, DATA_LICENCE, LICENCE)
+"""What every bundle has, besides the manifest that lists them."""
+OPTIONAL = (SCRIPT, ONNX)
+"""TorchScript, but where medmeta is needed; ONNX where it was asked for."""
 
 DEPTH = (
     "$min(d for d in range(1, 99) "

@@ -20,6 +20,7 @@ from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, sha256
 from medmeta.clinical.card import DATA_LICENCE, card, licence
 from medmeta.clinical.config import inference, layer_spec, metadata, needs_medmeta
+from medmeta.clinical.onnx_file import save_onnx
 from medmeta.learners import Predictor, plain_network
 from medmeta.networks import build
 from medmeta.volumes import Plan
@@ -82,13 +83,13 @@ def export(
     _refuse_other(network, layers, plan, classes)
     described = metadata(plan, classes, task, about or {}, needs_medmeta=needs_medmeta(layers))
     texts = {
-        names.METADATA: _json(described),
-        names.INFERENCE: _json(inference(plan, layers)),
+        names.METADATA: as_json(described),
+        names.INFERENCE: as_json(inference(plan, layers)),
         names.CARD: card(described, plan),
         names.DATA_LICENCE: DATA_LICENCE,
         names.LICENCE: licence(),
     }
-    return _write(folder, network, plan, texts)
+    return write(folder, network, plan, texts)
 
 
 def home_form(predictor: Predictor) -> nn.Sequential:
@@ -109,7 +110,8 @@ def _layers(network: nn.Sequential, network_spec: Mapping[str, Any]) -> list[dic
     return [dict(network_spec), *(layer_spec(layer) for layer in list(network)[1:])]
 
 
-def _json(content: Mapping[str, Any]) -> str:
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON text of a bundle's file."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -161,7 +163,21 @@ def _example(plan: Plan) -> torch.Tensor:
     return torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
 
 
-def _write(folder: Path, network: nn.Sequential, plan: Plan, texts: Mapping[str, str]) -> Path:
+def write(
+    folder: Path, network: nn.Sequential, plan: Plan, texts: Mapping[str, str], *, onnx: bool = False
+) -> Path:
+    """Write a bundle's folder, whole or not at all.
+
+    Args:
+        folder: to write.
+        network: backbone and head.
+        plan: the preprocessing.
+        texts: content of the configuration, card and licences, by file name.
+        onnx: write the network as ONNX, too.
+
+    Raises:
+        BundleError: where the disk refuses.
+    """
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         for name in ("configs", "models", "docs"):
@@ -169,9 +185,12 @@ def _write(folder: Path, network: nn.Sequential, plan: Plan, texts: Mapping[str,
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
         _save(network, plan, temporary)
-        hashes = {name: sha256(temporary / name) for name in sorted(names.FILES)}
-        (temporary / names.MANIFEST).write_text(_json({"sha256": hashes}), encoding="utf-8")
-        for file in (*names.FILES, names.MANIFEST):
+        if onnx:
+            save_onnx(network, _example(plan), temporary / names.ONNX)
+        written = [n for n in (*names.FILES, *names.OPTIONAL) if (temporary / n).is_file()]
+        hashes = {name: sha256(temporary / name) for name in sorted(written)}
+        (temporary / names.MANIFEST).write_text(as_json({"sha256": hashes}), encoding="utf-8")
+        for file in (*written, names.MANIFEST):
             _sync(temporary / file)
         os.replace(temporary, folder)
     except OSError as error:
@@ -192,6 +211,8 @@ def _save(network: nn.Sequential, plan: Plan, folder: Path) -> None:
     state = {name: weight.detach().contiguous().clone() for name, weight in network.state_dict().items()}
     torch.save(state, folder / names.STATE)
     save_file(state, folder / names.TENSORS)
+    if hasattr(network[0], "spec"):  # it needs medmeta, and says so
+        return
     with warnings.catch_warnings():  # torch.jit is deprecated, but it is what MONAI Deploy reads
         warnings.simplefilter("ignore")
         script = torch.jit.trace(network, _example(plan), check_trace=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +159,45 @@ class InContextPredictor(nn.Module):
                 cure="Cut or resample them to the size of the support images.",
             )
         return onto(self.reading(query, self.support, self.target), image, self.dense)
+
+    def spec(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """How to make a predictor that these weights fit, given the specification of the backbone."""
+        into = self.reading.into.layer
+        return {
+            "_target_": "medmeta.learners.in_context.in_context_predictor",
+            "network": dict(network),
+            "feature": into.in_features,
+            "width": into.out_features,
+            "blocks": len(self.reading.blocks),
+            "stride": self.reading.stride,
+            "support": list(self.support.shape),
+            "way": self.target.shape[1],
+            "dense": self.dense,
+        }
+
+
+def in_context_predictor(
+    network: nn.Module,
+    *,
+    feature: int,
+    width: int,
+    blocks: int,
+    stride: int,
+    support: Sequence[int],
+    way: int,
+    dense: bool,
+) -> InContextPredictor:
+    """Make a predictor that has read nothing yet, for its weights to be loaded.
+
+    Args:
+        network, feature, width, blocks, stride: of the :class:`Reading`.
+        support: shape of the encoded support, ``(m, width, *grid)``.
+        way: number of classes.
+        dense: whether it segments.
+    """
+    reading = Reading(network, feature, width, blocks, stride)
+    target = torch.zeros(support[0], way, *support[2:])
+    return InContextPredictor(reading, torch.zeros(*support), target, dense=dense)
 
 
 class InContextLearner(EpisodicLearner):

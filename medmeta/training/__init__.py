@@ -1,18 +1,22 @@
 """The outer loop and what it leaves: a run that can be resumed, opened and adapted."""
 
 from medmeta.training.checkpoint import RunError
+from medmeta.training.federated import Episodes, meta_score, meta_update
 from medmeta.training.outer import Schedule, Stopped, meta_train
 from medmeta.training.run import Run, load_run, open_run
 from medmeta.training.train import Recipe, plan_for, split, train
 
 __all__ = [
+    "Episodes",
     "Recipe",
     "Run",
     "RunError",
     "Schedule",
     "Stopped",
     "load_run",
+    "meta_score",
     "meta_train",
+    "meta_update",
     "open_run",
     "plan_for",
     "split",

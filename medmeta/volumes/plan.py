@@ -65,6 +65,8 @@ class Plan:
     version: int = VERSION
 
     def __post_init__(self) -> None:
+        for name in ("spacing", "patch"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         if self.version != VERSION:
             raise CohortError(
                 f"a plan of version {VERSION}", found=f"version {self.version}", cure="Make the plan anew."

@@ -19,10 +19,8 @@ from medmeta.networks import build, unet
 from medmeta.volumes import Plan
 
 BLOCKED = Path(__file__).with_name("without_medmeta.py")
-STAYS = {
-    ("mann", "classification"),
-    ("local-prototype", "classification"),
-    ("local-prototype", "segmentation"),
+STAYS = {("mann", "classification")} | {
+    (name, task) for name in ("local-prototype", "in-context") for task in ("classification", "segmentation")
 }
 CASES = [(n, t) for t in ("classification", "segmentation") for n in learner_names(t)]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medmeta.clinical import BundleError, export, load_bundle, verify
-from medmeta.clinical.bundle import FILES, sha256
+from medmeta.clinical.bundle import FILES, SCRIPT, sha256
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def copy(segment_bundle: Path, tmp_path: Path) -> Path:
 
 def sign(bundle: Path) -> None:
     """Make the manifest fit, as whoever alters a file could."""
-    hashes = {name: sha256(bundle / name) for name in FILES}
+    hashes = {name: sha256(bundle / name) for name in (*FILES, SCRIPT)}
     (bundle / "manifest.json").write_text(json.dumps({"sha256": hashes}))
 
 
@@ -41,7 +41,7 @@ def test_an_exported_bundle_is_right(segment_bundle: Path, classify_bundle: Path
     assert verify(classify_bundle) == []
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, SCRIPT])
 def test_one_bit_flipped_in_any_file(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1

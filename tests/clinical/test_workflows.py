@@ -13,9 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from medmeta.clinical import BundleError, predict_all, verify
+from medmeta.training import open_run
 from medmeta.volumes import Cohort
 from tests.clinical.schema import schema
 
@@ -119,8 +119,11 @@ def test_on_the_command_line_and_in_two_processes(
                 {**there, "output_dir": str(tmp_path / "one"), "meta_batch": 4},
             )
     check(name, tmp_path)
-    one, two_ = (load_file(tmp_path / n / "weights.safetensors") for n in ("one", "two"))
-    assert all(torch.allclose(one[k], two_[k], atol=1e-6) for k in one)
+    # features, not weights: what a norm cancels (a bias before it) has no gradient but rounding, which Adam
+    # makes a whole step of
+    image = torch.randn(1, 2 if name == "tumor_classification" else 1, 16, 16, 16)
+    one, both = (open_run(tmp_path / n).learner.network.eval()(image) for n in ("one", "two"))
+    assert torch.allclose(one, both, rtol=1e-3, atol=1e-4), float((one - both).abs().max())
 
 
 def test_a_case_that_fails_fails_the_run(
