@@ -325,6 +325,28 @@ def evaluate(
 
 
 @app.command()
+def advise(
+    cohort: Annotated[Path, typer.Argument(help="A cohort with the patients labelled so far.")],
+    tumor: Annotated[str, typer.Option(help="The tumour type.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Try the learner of what 'medmeta train' wrote, too.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Supports drawn for each number of labels.")] = 5,
+    seed: Seed = 0,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Say which method to use on your own labelled cases, how sure that is, and whether to label more."""
+    from medmeta.evaluation import advise_on
+    from medmeta.training import open_run
+    from medmeta.volumes import open_cohort
+
+    options: dict[str, Any] = {"episodes": episodes, "seed": seed, "cache": cache, "track": _Bar()}
+    found = advise_on(open_cohort(cohort), tumor, run=open_run(run) if run else None, **options)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found.paragraph)
+
+
+@app.command()
 def select(
     cohort: Annotated[Path, typer.Argument(help="Patients to choose among, labelled or not.")],
     shots: Annotated[int, typer.Option("--shots", help="Patients to label.")],

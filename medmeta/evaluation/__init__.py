@@ -3,6 +3,7 @@
 from medmeta.evaluation.advice import Advice, advise
 from medmeta.evaluation.evaluate import NAMES, SCRATCH, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
+from medmeta.evaluation.own_cases import OwnAnswer, advise_on
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.propose import propose
@@ -25,11 +26,13 @@ __all__ = [
     "EvaluationError",
     "Interval",
     "Judged",
+    "OwnAnswer",
     "Part",
     "Picture",
     "Report",
     "Trees",
     "advise",
+    "advise_on",
     "cases_csv",
     "clustered",
     "evaluate",

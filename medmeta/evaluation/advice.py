@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,20 +140,39 @@ def _ranked(curves: Mapping[str, Curve], shot: int) -> list[str]:
     return sorted(there, key=lambda m: -float(np.nanmean(curves[m].cells[shot])))
 
 
-def labels_beyond(judged: Judged, learnt: Collection[str], available: int) -> tuple[str, list[int]] | None:
-    """The plain method to judge at more labels, and how many; None where that would tell nothing.
+def judge_further(
+    judged: Judged,
+    learnt: Collection[str],
+    available: int,
+    judge: Callable[[str, list[int]], Judged],
+) -> Judged | None:
+    """Judge the best plain way at more labels, where a meta-trained method is ahead of it at the most so far.
 
-    It tells nothing where the best plain method is ahead of every meta-trained one already, for every type.
+    Where no meta-trained method is ahead of it, more labels would tell nothing of what is saved.
 
     Args:
         judged: every method at the same numbers of labels.
         learnt: names of those that were meta-trained.
-        available: patients of the type that has fewest; a fifth of them, at least two, are judged.
+        available: patients of the class that has fewest.
+        judge: judges one method at some numbers of labels, on the same draws.
+
+    Returns:
+        Cases of those plain ways that are the best for some type; None where there are none.
     """
-    rooms = [k for k in FURTHER if k <= available - max(2, available // 5)]
-    for one in sorted(advise(judged, learnt), key=lambda a: a.plain or ""):
-        lost = one.needed is None or one.plain is None
-        rooms_here = [k for k in rooms if k > one.shot]
-        if not lost and one.needed is not None and one.needed.labels is None and rooms_here and one.plain:
-            return one.plain, rooms_here
-    return None
+    wanted: dict[str, list[int]] = {}
+    for one in advise(judged, learnt):
+        shots = _beyond(one.shot, available)
+        if one.plain and one.needed and one.needed.labels is None and shots:
+            wanted[one.plain] = shots
+    made = [judge(method, shots) for method, shots in sorted(wanted.items())]
+    if not made:
+        return None
+    seconds = {name: time for one in made for name, time in one.seconds.items()}
+    return Judged(judged.task, tuple(c for one in made for c in one.cases), (), seconds)
+
+
+def _beyond(shot: int, available: int) -> list[int]:
+    """More labels than ``shot`` that leave a fifth of the patients, and at least two, to be judged."""
+    most = available - max(2, available // 5)
+    rooms = [k for k in FURTHER if shot < k <= most]
+    return rooms or ([most] if most >= 1.5 * shot else [])

@@ -1,0 +1,167 @@
+"""The answer on the user's own labelled cases, before they commit to a method or to labelling more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmeta.errors import nearest
+from medmeta.evaluation.advice import Advice, advise
+from medmeta.evaluation.evaluate import LEARNT, NAMES, SCRATCH
+from medmeta.evaluation.pixels import Trees
+from medmeta.evaluation.protocol import (
+    EvaluationError,
+    Judged,
+    Method,
+    judge_classification,
+    judge_segmentation,
+)
+from medmeta.evaluation.words import answer, cautions
+from medmeta.learners import Safeguarded, create_learner
+from medmeta.networks import build, encoder, unet
+from medmeta.training import Run
+from medmeta.volumes import Cohort, Store, Volume, make_plan
+from medmeta.volumes.progress import Track, silent
+
+LADDER = (1, 3, 5, 10, 20)
+"""Labels that are tried, as far as patients suffice."""
+
+
+@dataclass(frozen=True)
+class OwnAnswer:
+    """What was found on the user's own cases.
+
+    Args:
+        advice: the answer.
+        judged: what it rests on.
+        patients: labelled patients of the type.
+        paragraph: the answer in words, warnings after it.
+    """
+
+    advice: Advice
+    judged: Judged
+    patients: int
+    paragraph: str
+
+    def to_json(self) -> dict[str, Any]:
+        """By name, for other programs."""
+        return {**self.advice.to_json(), "labelled": self.patients, "says": self.paragraph}
+
+
+def ladder(patients: int) -> tuple[int, ...]:
+    """Numbers of labels to try: a fifth of the patients, one at least, are left to be judged.
+
+    Example:
+        >>> ladder(3), ladder(6), ladder(14), ladder(60)
+        ((1, 2), (1, 3, 5), (1, 3, 5, 11), (1, 3, 5, 10, 20))
+    """
+    most = min(patients - max(1, round(patients / 5)), LADDER[-1])
+    steps = [k for k in LADDER if k < most]
+    while len(steps) > 1 and steps[-1] * 1.5 > most:  # too near to tell apart
+        steps.pop()
+    return (*steps, most)
+
+
+def advise_on(
+    cohort: Cohort,
+    tumour: str,
+    *,
+    run: Run | None = None,
+    episodes: int = 5,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    track: Track = silent,
+) -> OwnAnswer:
+    """Say which method to use on a cohort's own labelled cases, and whether to label more.
+
+    Every method learns from some of the labelled patients, drawn anew ``episodes`` times, and is judged on
+    the others (Monte Carlo cross-validation), at rising numbers of labels.
+
+    Args:
+        cohort: with labelled patients of the type.
+        tumour: the type. Where it has masks it is outlined, else told from all other patients.
+        run: its learner is tried too, where it has not seen the type; None tries plain methods alone.
+        episodes: supports drawn for each number of labels.
+        seed: of the draws.
+        cache: folder to keep prepared volumes in.
+        track: shows progress.
+
+    Raises:
+        EvaluationError: where the type is not in the cohort, was trained on, or has fewer than 3 patients.
+    """
+    volumes = _volumes(cohort, tumour, run)
+    task = run.task if run is not None else _task(volumes, tumour)
+    patients = _patients(volumes, tumour, task)
+    if patients < 3:
+        raise EvaluationError(
+            f"at least 3 labelled patients with {tumour!r}, to learn from some and judge the others",
+            found=f"{patients}",
+            cure="Label more; 'medmeta select' proposes whom.",
+        )
+    plan = run.plan if run is not None else make_plan(volumes, whole=task == "classification")
+    store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)
+    names = {run.learner.name: f"meta-trained ({run.learner.name})"} if run is not None else {}
+    names |= {"safeguarded": "meta-trained, then fine-tuned while those left out gain", **NAMES}
+    methods = _methods(run, store, task, seed)
+    options: dict[str, Any] = {"shots": ladder(patients), "episodes": episodes, "seed": seed, "track": track}
+    judge = judge_segmentation if task == "segmentation" else judge_classification
+    judged = judge(methods, volumes, [tumour], store, **options)
+    learnt = {*LEARNT, run.learner.name} if run is not None else LEARNT
+    found = advise(judged, learnt)
+    if not found:
+        raise EvaluationError(
+            f"cases of {tumour!r} that can be scored",
+            found="none",
+            cure="Check masks with 'medmeta inspect'.",
+        )
+    said = [*answer(found[0], names), *cautions([judged])]
+    return OwnAnswer(found[0], judged, patients, " ".join(s for s in said if s))
+
+
+def _volumes(cohort: Cohort, tumour: str, run: Run | None) -> tuple[Volume, ...]:
+    """Who may be learnt from and judged."""
+    if tumour not in cohort.tumours:
+        cure = nearest(tumour, cohort.tumours) if cohort.tumours else "Name the types in the cohort."
+        raise EvaluationError(f"the tumour type {tumour!r} in the cohort", found="none", cure=cure)
+    if run is None:
+        return cohort.volumes
+    if tumour in run.types or tumour in run.config.get("validated_on", ()):
+        raise EvaluationError(
+            f"a run that has not seen {tumour!r}",
+            found="it among the types it was trained or validated on",
+            cure=f"Train with --hold-out {tumour}, or leave --run out.",
+        )
+    return run.unseen(cohort.volumes)
+
+
+def _task(volumes: tuple[Volume, ...], tumour: str) -> str:
+    masked = any(v.mask is not None for v in volumes if v.tumour == tumour)
+    return "segmentation" if masked else "classification"
+
+
+def _patients(volumes: tuple[Volume, ...], tumour: str, task: str) -> int:
+    """Labelled patients; to classify, of the side that has fewer."""
+    mine = {v.patient for v in volumes if v.tumour == tumour and (task == "classification" or v.mask)}
+    if task == "segmentation":
+        return len(mine)
+    return min(len(mine), len({v.patient for v in volumes if v.tumour != tumour} - mine))
+
+
+def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str, Method]:
+    plan = store.plan
+    make = unet if task == "segmentation" else encoder
+    spec = run.network if run is not None else make(plan.spatial_dims, plan.inputs)
+    plain: dict[str, Method] = {
+        "finetune-scratch": create_learner("finetune-scratch", build(spec), **SCRATCH),
+        "pixel-trees": Trees(seed),
+    }
+    if run is None:
+        return plain
+    mine: dict[str, Method] = {run.learner.name: run.learner}
+    if task == "segmentation":
+        mine["safeguarded"] = Safeguarded(run.learner)
+    if run.warm is not None:
+        plain["pretrain-finetune"] = run.warm
+    return {**mine, **plain}

@@ -1,0 +1,73 @@
+"""The answer on one's own cases, by the command line: words, JSON, and one clear refusal each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from medmeta.cli import app
+from medmeta.evaluation import EvaluationError, Judged, advise_on
+from medmeta.evaluation.advice import judge_further
+from medmeta.volumes import open_cohort
+from tests.evaluation.test_report import phantom
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five patients with a bright square in one slice, two with another type."""
+    folder = tmp_path_factory.mktemp("few")
+    rows = ["patient,image,mask,tumor"]
+    for n in range(7):
+        generator = np.random.default_rng(n)
+        mask = np.zeros((32, 32, 1), np.uint8)
+        mask[5 + n : 14 + n, 8:18] = 1
+        voxels = (100 + 10 * generator.normal(size=mask.shape) + 60.0 * mask).astype("f4")
+        for name, array in {f"{n}": voxels, f"{n}_m": mask}.items():
+            nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 2, 1, 1])), folder / f"{name}.nii.gz")
+        rows.append(f"SECRET{n},{n}.nii.gz,{n}_m.nii.gz,{'cyst' if n < 5 else 'other'}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_advice_on_own_cases_in_words_and_as_json(few: Path) -> None:
+    shown = CliRunner().invoke(app, ["advise", str(few), "--tumor", "cyst", "--episodes", "2", "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert (found["tumour"], found["labelled"], found["shots"]) == ("cyst", 5, 4)
+    assert found["use"] in {"pixel-trees", "finetune-scratch"}
+    assert 0 <= found["score"]["mean"] <= 1
+    assert found["label_more"] in {"more", "enough", "unknown"}
+    assert found["says"].startswith("cyst: with 4 labelled patients, use the ")
+    assert "patients were judged: intervals are wide" in found["says"]
+    assert found["score"]["mean"] > 0.5  # a bright square is easy
+    assert "SECRET" not in shown.stdout
+
+
+def test_what_cannot_be_advised_is_refused(few: Path) -> None:
+    cohort = open_cohort(few)
+    with pytest.raises(EvaluationError, match=r"at least 3 labelled patients with 'other'.*found 2\."):
+        advise_on(cohort, "other")
+    with pytest.raises(EvaluationError, match="Did you mean 'cyst'"):
+        advise_on(cohort, "cist")
+
+
+def test_more_labels_are_judged_only_where_they_tell_what_is_saved() -> None:
+    asked: list[tuple[str, list[int]]] = []
+
+    def judge(method: str, shots: list[int]) -> Judged:
+        asked.append((method, shots))
+        return phantom({method: 0.4}, tuple(shots))
+
+    ahead = phantom({"maml": 0.5, "pretrain-finetune": 0.4, "pixel-trees": 0.3})
+    further = judge_further(ahead, {"maml"}, 50, judge)
+    assert asked == [("pretrain-finetune", [10, 20])]
+    assert further is not None
+    assert {c.shot for c in further.cases} == {10, 20}
+    assert judge_further(ahead, {"maml"}, 6, judge) is None  # too few patients for more
+    assert judge_further(phantom({"maml": 0.2, "pixel-trees": 0.5}), {"maml"}, 50, judge) is None
+    assert len(asked) == 1
