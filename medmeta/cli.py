@@ -59,7 +59,7 @@ def _root(
     """Options that every command takes."""
 
 
-_MANY = {"--shots", "--hold-out", "--validate-on"}
+_MANY = {"--shots", "--hold-out", "--validate-on", "--predictions", "--trained-on"}
 
 
 def spread(arguments: list[str]) -> list[str]:
@@ -303,25 +303,91 @@ def learners() -> None:
         typer.echo(f"{name:20}{'classify, segment' if name in segmenting else 'classify'}")
 
 
+Tumor = Annotated[
+    str | None, typer.Option(help="The tumour type; none that the run was trained on, under any name.")
+]
+Shots = Annotated[list[int], typer.Option(help="Labelled patients to learn from.")]
+Draws = Annotated[int, typer.Option(help="Supports drawn for each number of shots.")]
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="What 'medmeta train' wrote.")],
     cohort: Annotated[Path, typer.Argument(help="A cohort with patients of the type.")],
-    tumor: Annotated[str, typer.Option(help="The tumour type; none that the run was trained on.")],
     out: Out,
-    shots: Annotated[list[int], typer.Option(help="Labelled patients to learn from.")] = [1, 3, 5],  # noqa: B006
-    episodes: Annotated[int, typer.Option(help="Supports drawn for each number of shots.")] = 10,
+    tumor: Tumor = None,
+    shots: Shots = [1, 3, 5],  # noqa: B006
+    episodes: Draws = 10,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Episodes to replay, in place of --shots, --episodes and --seed.")
+    ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER: another program's predictions of the manifest's episodes."),
+    ] = None,
+    trained_on: Annotated[
+        list[Path] | None,
+        typer.Option(help="The cohorts of training, to look for altered copies of judged images in."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="mm within which a surface counts as right.")] = 2.0,
     seed: Seed = 0,
     cache: Cache = None,
 ) -> None:
     """Adapt to a new tumour type with few labels and judge on the other patients, beside baselines."""
+    from medmeta.evaluation import Beside, open_manifest
     from medmeta.evaluation import evaluate as judge
     from medmeta.training import open_run
     from medmeta.volumes import open_cohort
 
     options: dict[str, Any] = {"shots": tuple(shots), "episodes": episodes, "seed": seed, "cache": cache}
+    options["manifest"] = open_manifest(manifest) if manifest else None
+    options["beside"] = Beside(
+        _named(predictions or []), [open_cohort(p) for p in trained_on or ()], tolerance
+    )
     judge(open_run(run), open_cohort(cohort), out, tumour=tumor, track=_Bar(), **options)
     _log.print(f"Report: {_plain(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def _named(pairs: list[str]) -> dict[str, Path]:
+    """``NAME=FOLDER`` by name."""
+    split = [pair.partition("=") for pair in pairs]
+    for name, sign, folder in split:
+        if not (name and sign and folder):
+            raise MedmetaError(
+                "NAME=FOLDER", found=name or "nothing", cure="Write --predictions NAME=FOLDER."
+            )
+    return {name: Path(folder) for name, _, folder in split}
+
+
+@app.command()
+def manifest(
+    run: Annotated[Path, typer.Argument(help="What 'medmeta train' wrote: whom it saw is not judged.")],
+    cohort: Annotated[Path, typer.Argument(help="A cohort with patients of the type.")],
+    tumor: Annotated[str, typer.Option(help="The tumour type; none that the run was trained on.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; refused where it exists.")],
+    shots: Shots = [1, 3, 5],  # noqa: B006
+    episodes: Draws = 10,
+    paths: Annotated[
+        Path | None, typer.Option(help="CSV to write, which file each case is; keep it where the data is.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write the episodes of an evaluation before anything is judged, for anyone with the data to replay."""
+    from medmeta.evaluation import write_manifest
+    from medmeta.training import open_run
+    from medmeta.volumes import open_cohort
+
+    made = write_manifest(
+        open_run(run),
+        open_cohort(cohort),
+        tumor,
+        out,
+        shots=tuple(shots),
+        episodes=episodes,
+        seed=seed,
+        paths=paths,
+    )
+    _log.print(f"{len(made.episodes)} episodes: {_plain(str(out))}, sha256 {made.digest}", soft_wrap=True)
 
 
 @app.command()

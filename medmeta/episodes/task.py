@@ -76,9 +76,22 @@ class Task:
         Raises:
             EpisodeError: where there are not enough patients to leave one to judge on.
         """
+        drawn = self.draw(shot, generator)
+        return self.examples(drawn, generator), drawn
+
+    def draw(self, shot: int, generator: torch.Generator) -> tuple[Volume, ...]:
+        """Draw whom to learn from, and read nothing yet.
+
+        Raises:
+            EpisodeError: where there are not enough patients to leave one to judge on.
+        """
         self._refuse(shot, 1)
         drawn, _ = self._draw(shot, 1, generator)
-        return self._examples(drawn, generator), tuple(self.volumes[i] for i in drawn)
+        return tuple(self.volumes[i] for i in drawn)
+
+    def examples(self, volumes: Sequence[Volume], generator: torch.Generator) -> Examples:
+        """What a learner gets of some of the task's volumes; when segmenting, crops are drawn."""
+        return self._examples([self.volumes.index(v) for v in volumes], generator)
 
     def without(self, volumes: Sequence[Volume]) -> Task:
         """The same task without the patients of some volumes."""

@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.utils import get_edge_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 from torch import Tensor
@@ -126,3 +128,123 @@ def accuracy(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | No
         return None
     right = (score > 0.5) == truth
     return float((right[truth].mean() + right[~truth].mean()) / 2)
+
+
+def surface(
+    found: Tensor, truth: Tensor, spacing: Sequence[float], tolerance: float
+) -> tuple[float | None, float | None]:
+    """:func:`hd95` and :func:`surface_dice` together, for the price of one (MONAI's edges and distances).
+
+    Example:
+        >>> import torch
+        >>> truth = torch.zeros(9, 9, dtype=torch.bool); truth[2:5, 2:5] = True
+        >>> surface(truth.roll(2, 0), truth, (1.5, 1.0), tolerance=2.0)
+        (3.0, 0.625)
+    """
+    if not bool(truth.any()) or not bool(found.any()):
+        return hd95(found, truth, spacing), surface_dice(found, truth, spacing, tolerance)
+    edges, distances, _ = get_edge_surface_distance(
+        found, truth, spacing=tuple(spacing), symmetric=True, use_subvoxels=False
+    )
+    del edges
+    worst = max(float(torch.quantile(d.double(), 0.95)) for d in distances)
+    near = sum(int((d <= tolerance).sum()) for d in distances)
+    return worst, near / sum(d.numel() for d in distances)
+
+
+def target_slices_dice(found: Tensor, truth: Tensor, axis: int) -> float | None:
+    """Dice over those slices alone that show the target, as the literature's 2D protocols have it.
+
+    Args:
+        found, truth: boolean, two or three voxel axes.
+        axis: across the slices.
+
+    Returns:
+        None where no slice shows it.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.tensor([[True, False], [False, False]]); found = torch.tensor([[True, False]] * 2)
+        >>> target_slices_dice(found, truth, 0), round(dice(found, truth), 3)
+        (1.0, 0.667)
+    """
+    shown = truth.any(dim=tuple(a for a in range(truth.ndim) if a != axis)) if truth.ndim > 1 else truth
+    if not bool(shown.any()):
+        return None
+    return dice(found.movedim(axis, 0)[shown], truth.movedim(axis, 0)[shown])
+
+
+def auprc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """Area under the precision-recall curve as average precision; None where one class is absent.
+
+    Example:
+        >>> round(auprc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])), 4)
+        0.8333
+    """
+    if not truth.any() or truth.all():
+        return None
+    right, wrong = _steps(score, truth)
+    return float((np.diff(right, prepend=0) * right / (right + wrong)).sum() / right[-1])
+
+
+def sensitivity_at(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], specificity: float = 0.9
+) -> float | None:
+    """The most sensitive threshold whose specificity is at least the one asked for; None as above.
+
+    Example:
+        >>> sensitivity_at(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        0.5
+    """
+    if not truth.any() or truth.all():
+        return None
+    right, wrong = _steps(score, truth)
+    allowed = 1 - wrong / wrong[-1] >= specificity - 1e-12
+    return float(right[allowed].max(initial=0) / right[-1])
+
+
+def _steps(
+    score: NDArray[np.float64], truth: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True and false positives at every threshold, the highest first."""
+    order = np.argsort(-score, kind="stable")
+    last = np.r_[np.flatnonzero(np.diff(score[order])), len(score) - 1]
+    right = np.cumsum(truth[order], dtype=np.int64)[last]
+    return right, last + 1 - right
+
+
+def brier(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """Mean squared distance of the probability from what is so (Brier 1950).
+
+    Example:
+        >>> brier(np.array([0.5, 1.0]), np.array([False, True]))
+        0.125
+    """
+    return float(np.square(score - truth).mean()) if len(score) else None
+
+
+def reliability(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean probability, share that is so, and number of cases, in each bin of equal width that has any.
+
+    Example:
+        >>> reliability(np.array([0.1, 0.15, 0.95]), np.array([False, True, True]))
+        [(0.125, 0.5, 2), (0.95, 1.0, 1)]
+    """
+    place = np.minimum((score * bins).astype(int), bins - 1)
+    return [
+        (float(score[place == b].mean()), float(truth[place == b].mean()), int((place == b).sum()))
+        for b in np.unique(place)
+    ]
+
+
+def calibration_error(score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = 10) -> float | None:
+    """Expected calibration error: how far probability and share are apart in a bin, on average over cases.
+
+    Example:
+        >>> round(calibration_error(np.array([0.1, 0.15, 0.95]), np.array([False, True, True])), 4)
+        0.2667
+    """
+    found = reliability(score, truth, bins)
+    return sum(n * abs(p - t) for p, t, n in found) / len(score) if found else None

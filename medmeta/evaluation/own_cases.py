@@ -9,7 +9,8 @@ from typing import Any
 
 from medmeta.errors import nearest
 from medmeta.evaluation.advice import Advice, advise
-from medmeta.evaluation.evaluate import LEARNT, NAMES, SCRATCH
+from medmeta.evaluation.baselines import NAMES, SCRATCH
+from medmeta.evaluation.evaluate import LEARNT
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.protocol import (
     EvaluationError,

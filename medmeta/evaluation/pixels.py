@@ -56,7 +56,11 @@ def image_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return percentiles.ravel().astype(np.float32)
 
 
-class TreePredictor(nn.Module):
+class WholeScan(nn.Module):
+    """A predictor that takes a whole scan at once, not window by window."""
+
+
+class TreePredictor(WholeScan):
     """Extremely randomised trees (Geurts et al. 2006) as a predictor: images to logits."""
 
     def __init__(self, trees: ExtraTreesClassifier, way: int, *, dense: bool) -> None:

@@ -3,119 +3,59 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
-from medmeta.episodes import Examples, Task, classification_task, generator_of, segmentation_task
-from medmeta.errors import MedmetaError
+from medmeta.episodes import Examples, classification_task, generator_of, segmentation_task
 from medmeta.evaluation import metrics
-from medmeta.evaluation.intervals import Interval, clustered
-from medmeta.evaluation.pixels import TreePredictor
+from medmeta.evaluation.answers import Answers
+from medmeta.evaluation.manifest import (
+    Catalogue,
+    Episode,
+    Key,
+    Manifest,
+    draw_classification,
+    draw_segmentation,
+)
+from medmeta.evaluation.pixels import WholeScan
+from medmeta.evaluation.records import Case, EvaluationError, Judged, Method, Picture, ScanMethod
 from medmeta.evaluation.viewer import Reel, reel, slice_axis
 from medmeta.learners import Predictor
 from medmeta.volumes import Plan, Store, Volume, restore
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image, read_mask
 
+__all__ = [
+    "Case",
+    "EvaluationError",
+    "Judged",
+    "Method",
+    "Picture",
+    "judge_classification",
+    "judge_segmentation",
+    "outline",
+    "replay",
+]
 
-class EvaluationError(MedmetaError):
-    """An evaluation that cannot be done, or that would not be honest."""
-
-
-class Method(Protocol):
-    """Anything that learns from a support: a learner, or a plain baseline."""
-
-    def adapt(self, support: Examples) -> Predictor:
-        """Learn from the support."""
-        ...
-
-
-@dataclass(frozen=True)
-class Case:
-    """One patient judged after learning from one drawn support.
-
-    Args:
-        tumour, shot, method, draw: which type, how many labelled patients, who learnt, which support.
-        patient: hashed key.
-        values: metric by name; None where it says nothing of this case.
-        truth: whether the patient has the tumour.
-        probability: of the tumour, when classifying.
-        kind, answer: the type that the patient has and the one that was said, where several were asked for.
-    """
-
-    tumour: str
-    shot: int
-    method: str
-    draw: int
-    patient: str
-    values: Mapping[str, float | None] = field(default_factory=dict)
-    truth: bool = True
-    probability: float | None = None
-    kind: str | None = None
-    answer: str | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One slice of a judged case, for the report.
-
-    Args:
-        case: what was judged.
-        image, truth, found: ``(rows, columns)`` of the native slice that shows most of the truth.
-        aspect: millimetres of a row over those of a column.
-        reel: truth and prediction of the whole scan, packed.
-    """
-
-    case: Case
-    image: np.ndarray[Any, Any]
-    truth: np.ndarray[Any, Any]
-    found: np.ndarray[Any, Any]
-    aspect: float
-    reel: Reel | None = None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """All cases of an evaluation, and slices of some.
-
-    Args:
-        task: ``"segmentation"`` or ``"classification"``.
-        cases: every judged case.
-        pictures: of the first draw at the most shots.
-        seconds: adapting took on average, by method.
-    """
-
-    task: str
-    cases: tuple[Case, ...]
-    pictures: tuple[Picture, ...]
-    seconds: Mapping[str, float]
-
-    def table(self, seed: int = 0) -> dict[str, dict[str, dict[str, dict[str, Interval]]]]:
-        """Metric with its interval, by tumour, shots and method."""
-        groups: dict[tuple[str, int, str], list[Case]] = {}
-        for case in self.cases:
-            groups.setdefault((case.tumour, case.shot, case.method), []).append(case)
-        made: dict[str, dict[str, dict[str, dict[str, Interval]]]] = {}
-        for (tumour, shot, method), cases in groups.items():
-            rows = _summaries(cases, seed)
-            made.setdefault(tumour, {}).setdefault(str(shot), {})[method] = rows
-        return made
+TOLERANCE = 2.0
+"""Millimetres within which a surface counts as right, unless said otherwise."""
+Judge = Method | ScanMethod | Answers
 
 
 def judge_segmentation(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Judge],
     volumes: Sequence[Volume],
     tumours: Sequence[str],
     store: Store,
     *,
     shots: Sequence[int] = (1, 3, 5),
-    episodes: int = 2,
+    episodes: int = 10,
+    absent: int | None = None,
     crops: int = 2,
     seed: int = 0,
     track: Track = silent,
@@ -123,15 +63,16 @@ def judge_segmentation(
     """Adapt every method to every type, and outline the tumour in every other patient's whole scan.
 
     All methods get the very same supports and queries; a support of fewer shots is part of that of more.
-    Judged on each scan's own grid, in mm.
+    Judged on each scan's own grid, in mm; patients who are free of every target are judged, too.
 
     Args:
         methods: by name.
-        volumes: of the held-out types.
+        volumes: whom nobody trained on: of the held-out types, and free of every target.
         tumours: the held-out types.
         store: prepared volumes; its plan is the one the methods were trained with.
         shots: labelled patients to learn from.
         episodes: supports drawn for each number of shots.
+        absent: target-free patients judged at most; None for all.
         crops: pieces a support patient.
         seed: of the draws.
         track: shows progress.
@@ -139,56 +80,14 @@ def judge_segmentation(
     Raises:
         EpisodeError: where patients do not suffice for the shots.
     """
-    natives: dict[Volume, tuple[Any, Tensor]] = {}
-    cases: list[Case] = []
-    pictures: list[Picture] = []
-    spent: dict[str, list[float]] = {name: [] for name in methods}
-    tasks = {name: segmentation_task(volumes, name, store, crops=crops) for name in tumours}
-    work = [(t, k, d, m) for t in tumours for k in shots for d in range(episodes) for m in methods]
-    for tumour, shot, draw, name in track(work, description="adapting and judging", total=len(work)):
-        task = tasks[tumour]
-        support, used = task.support(shot, _drawer(task, seed, draw))
-        began = time.monotonic()
-        predictor = methods[name].adapt(support)
-        spent[name].append(time.monotonic() - began)
-        for volume in task.without(used).volumes:
-            if volume not in natives:
-                image = read_image(volume)
-                natives[volume] = image, read_mask(volume, image).as_tensor()[0] > 0
-            image, truth = natives[volume]
-            found = outline(predictor, volume, store, image)
-            spacing = _spacing(image)
-            case = Case(
-                tumour,
-                shot,
-                name,
-                draw,
-                store.patient(volume),
-                {
-                    "dice": metrics.dice(found, truth),
-                    "hd95_mm": metrics.hd95(found, truth, spacing),
-                    "volume_error_ml": metrics.volume_ml(found, spacing) - metrics.volume_ml(truth, spacing),
-                },
-            )
-            cases.append(case)
-            if draw == 0 and shot == max(shots):
-                pictures.append(_picture(case, image, truth, found, reel(volume, truth, found, spacing)))
-    return Judged("segmentation", tuple(cases), tuple(pictures), _means(spent))
-
-
-def outline(predictor: Predictor, volume: Volume, store: Store, native: Any) -> Tensor:
-    """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour."""
-    prepared = store.read(volume)
-    window = SlidingWindowInferer(store.plan.patch, sw_batch_size=4, overlap=0.25, mode="gaussian")
-    with torch.no_grad():
-        image = prepared.image[None]
-        logits = predictor(image) if isinstance(predictor, TreePredictor) else window(image, predictor)
-    probability = torch.softmax(torch.as_tensor(logits)[0], 0)
-    return restore(probability, prepared.affine, native).as_tensor().argmax(0) > 0
+    catalogue = Catalogue(volumes)
+    options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
+    manifest = draw_segmentation(volumes, tumours, store.plan, absent=absent, crops=crops, **options)
+    return replay(methods, manifest, catalogue, store, track=track)
 
 
 def judge_classification(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Judge],
     volumes: Sequence[Volume],
     tumours: Sequence[str],
     store: Store,
@@ -212,134 +111,276 @@ def judge_classification(
             type, and others of the known types.
         known: patients whom the methods trained on: the support of the known types, never judged.
     """
-    cases: list[Case] = []
-    spent: dict[str, list[float]] = {name: [] for name in methods}
-    questions = _questions(volumes, tumours, store, known)
-    work = [(q, k, d, m) for q in questions for k in shots for d in range(episodes) for m in methods]
-    for question, shot, draw, name in track(work, description="adapting and asking", total=len(work)):
-        support, used = question.support.support(shot, _drawer(question.support, seed, draw))
-        began = time.monotonic()
-        predictor = methods[name].adapt(support)
-        spent[name].append(time.monotonic() - began)
-        cases += _ask(predictor, question, question.query.without(used), (shot, name, draw), store)
-    return Judged("classification", tuple(cases), (), _means(spent))
+    catalogue = Catalogue((*volumes, *known))
+    options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
+    manifest = draw_classification(volumes, tumours, store.plan, known=known, **options)
+    return replay(methods, manifest, catalogue, store, track=track)
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is asked, who may be learnt from and who is asked of.
+def replay(
+    methods: Mapping[str, Judge],
+    manifest: Manifest,
+    catalogue: Catalogue,
+    store: Store,
+    *,
+    tolerance: float = TOLERANCE,
+    track: Track = silent,
+) -> Judged:
+    """Judge methods on the episodes of a manifest, all on the very same supports and queries.
 
     Args:
-        tumours: the held-out types that the answer is scored for.
-        support, query: the same classes; nobody of the support drawn is asked of.
+        methods: by name; learners, baselines, or the answers of another program.
+        manifest: the episodes.
+        catalogue: of volumes that hold all its cases.
+        store: prepared volumes; its plan is the one the methods were trained with.
+        tolerance: mm within which a surface counts as right.
+        track: shows progress.
+
+    Raises:
+        EvaluationError: where cases are missing, a patient is on both sides, or a query never shows the type.
     """
+    catalogue.check(manifest)
+    check_plan(store.plan, manifest.task)
+    _has_targets(manifest)
+    judge: _Segmenting | _Classifying = (
+        _Segmenting(manifest, catalogue, store, tolerance)
+        if manifest.task == "segmentation"
+        else _Classifying(manifest, catalogue, store)
+    )
+    cases: list[Case] = []
+    spent: dict[str, list[float]] = {name: [] for name in methods}
+    work = [(episode, name) for episode in manifest.episodes for name in methods]
+    for episode, name in track(work, description="adapting and judging", total=len(work)):
+        method, began = methods[name], time.monotonic()
+        predictor = method if isinstance(method, Answers) else judge.adapt(method, episode)
+        spent[name].append(time.monotonic() - began)
+        cases += judge.cases(predictor, episode, name)
+    seconds = {name: sum(times) / max(1, len(times)) for name, times in spent.items()}
+    return Judged(manifest.task, tuple(cases), tuple(judge.pictures), seconds, tolerance)
 
-    tumours: tuple[str, ...]
-    support: Task
-    query: Task
+
+def _has_targets(manifest: Manifest) -> None:
+    for episode in manifest.episodes:
+        kinds = {k.kind for k in episode.query}
+        if manifest.task == "segmentation" and episode.tumours[0] not in kinds:
+            raise EvaluationError(
+                f"a patient with {episode.tumours[0]!r} among those judged in episode {episode.name}",
+                found=f"{len(episode.query)} without it",
+                cure="Ask for fewer shots, or add patients of the type.",
+            )
 
 
-def _questions(
-    volumes: Sequence[Volume], tumours: Sequence[str], store: Store, known: Sequence[Volume]
-) -> list[_Question]:
-    if not known:
-        tasks = [classification_task(volumes, [name], store, against="rest") for name in tumours]
-        return [_Question((name,), task, task) for name, task in zip(tumours, tasks, strict=True)]
-    classes = [*tumours, *sorted({v.tumour for v in known if v.tumour and v.tumour not in tumours})]
-    new = [v for v in volumes if v.tumour in tumours]
-    learnt = [v for v in known if v.tumour not in tumours]
-    support = classification_task([*new, *learnt], classes, store)
-    asked = tuple(v for v in volumes if v.tumour in classes and store.plan.takes(v))
-    query = replace(support, volumes=asked, labels=tuple(classes.index(str(v.tumour)) for v in asked))
-    return [_Question(tuple(tumours), support, query)]
-
-
-def _ask(
-    predictor: Predictor, question: _Question, query: Task, row: tuple[int, str, int], store: Store
-) -> list[Case]:
-    """Ask of every volume of the query; a case for each held-out type."""
-    shot, name, draw = row
-    prepared = [store.read(v) for v in query.volumes]
+def outline(predictor: Callable[[Tensor], Any], volume: Volume, store: Store, native: Any) -> Tensor:
+    """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour."""
+    prepared = store.read(volume)
+    window = SlidingWindowInferer(store.plan.patch, sw_batch_size=4, overlap=0.25, mode="gaussian")
     with torch.no_grad():
-        logits = torch.cat([predictor(p.image[None]) for p in prepared])
-    chances, answers = torch.softmax(logits, 1), logits.argmax(1).tolist()
-    several = len(query.classes) > 2
-    return [
-        Case(
-            tumour,
-            shot,
+        image = prepared.image[None]
+        logits = predictor(image) if isinstance(predictor, WholeScan) else window(image, predictor)
+    probability = torch.softmax(torch.as_tensor(logits)[0], 0)
+    return restore(probability, prepared.affine, native).as_tensor().argmax(0) > 0
+
+
+# -- segmentation ---------------------------------------------------------------------------------
+
+
+class _Segmenting:
+    """Adapts to episodes of one tumour type, and judges outlines on each scan's own grid."""
+
+    def __init__(self, manifest: Manifest, catalogue: Catalogue, store: Store, tolerance: float) -> None:
+        self.manifest, self.catalogue, self.store, self.tolerance = manifest, catalogue, store, tolerance
+        self.most = max(e.shot for e in manifest.episodes)
+        self.natives: dict[Volume, tuple[Any, Tensor]] = {}
+        self.pictures: list[Picture] = []
+
+    def adapt(self, method: Method | ScanMethod, episode: Episode) -> Any:
+        """Learn from the support: crops of each patient, the same at every number of shots."""
+        volumes = [self.catalogue[k] for k in episode.support]
+        if isinstance(method, ScanMethod):
+            return method.learn([self.store.read(v) for v in volumes])
+        task = segmentation_task(volumes, episode.tumours[0], self.store, crops=self.manifest.crops)
+        parts = [
+            task.examples([v], generator_of(self.manifest.seed, episode.draw, int(k.image, 16)))
+            for k, v in zip(episode.support, volumes, strict=True)
+        ]
+        return method.adapt(_joined(parts))
+
+    def cases(self, predictor: Any, episode: Episode, name: str) -> list[Case]:
+        """Judge every query."""
+        made = []
+        for key in episode.query:
+            volume = self.catalogue[key]
+            image, truth = self._native(volume, present=episode.label(key) == 1)
+            found = (
+                predictor.mask(episode, key, image)
+                if isinstance(predictor, Answers)
+                else outline(predictor, volume, self.store, image)
+            )
+            made.append(self._case(episode, name, volume, image, truth, found))
+        return made
+
+    def _native(self, volume: Volume, *, present: bool) -> tuple[Any, Tensor]:
+        if volume not in self.natives:
+            image = read_image(volume)
+            mask = (
+                read_mask(volume, image).as_tensor()[0] > 0 if present else torch.zeros(image.shape[1:]) > 0
+            )
+            self.natives[volume] = image, mask
+        return self.natives[volume]
+
+    def _case(
+        self, episode: Episode, name: str, volume: Volume, image: Any, truth: Tensor, found: Tensor | None
+    ) -> Case:
+        spacing = tuple(float(s) for s in torch.as_tensor(image.affine)[:3, :3].norm(dim=0))
+        given = torch.zeros_like(truth) if found is None else found
+        values = judged_values(given, truth, spacing, self.tolerance)
+        if found is None and not bool(truth.any()):
+            values["false_alarm"] = 1.0  # a scan that nothing was said of is not one that was called free
+        case = Case(
+            episode.tumours[0],
+            episode.shot,
             name,
-            draw,
-            piece.patient,
-            truth=query.classes[label] == tumour,
-            probability=float(chance[query.classes.index(tumour)]),
-            kind=query.classes[label] if several else None,
-            answer=query.classes[answer] if several else None,
+            episode.draw,
+            self.store.patient(volume),
+            values,
+            truth=bool(truth.any()),
+            missing=found is None,
         )
-        for tumour in question.tumours
-        for piece, label, chance, answer in zip(prepared, query.labels, chances, answers, strict=True)
-    ]
+        shown = episode.draw == 0 and episode.shot == self.most
+        if shown and bool((truth | given).any()):
+            self.pictures.append(_picture(case, image, truth, given, reel(volume, truth, given, spacing)))
+        return case
 
 
-def _drawer(task: Task, seed: int, draw: int) -> torch.Generator:
-    """The same draw of a type for every method and number of shots."""
-    return generator_of(seed, draw, *task.name.encode())
+def _joined(parts: Sequence[Examples]) -> Examples:
+    return Examples(
+        torch.cat([p.image for p in parts]),
+        torch.cat([p.label for p in parts]),
+        parts[0].classes,
+        tuple(name for p in parts for name in p.patients),
+    )
 
 
-def _means(spent: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: sum(times) / max(1, len(times)) for name, times in spent.items()}
+def judged_values(
+    found: Tensor, truth: Tensor, spacing: Sequence[float], tolerance: float
+) -> dict[str, float | None]:
+    """Every figure of one outline; None where it says nothing (see :mod:`medmeta.evaluation.scores`).
 
+    Where there is no target only false alarms, their volume and false lesions are said: overlap and distance
+    of nothing with nothing would raise every mean.
 
-def _summaries(cases: Sequence[Case], seed: int) -> dict[str, Interval]:
-    patients, draws = [c.patient for c in cases], [c.draw for c in cases]
-    if cases[0].probability is not None:
-        chance = np.array([c.probability for c in cases], dtype=float)
-        truth = np.array([c.truth for c in cases])
-
-        def by_draw(metric: Any) -> Any:
-            drawn = np.array(draws)
-            return lambda i: _mean([metric(chance[i[m]], truth[i[m]]) for m in _split(drawn[i])])
-
-        kinds = np.array([c.kind or "" for c in cases])
-        right = np.array([c.kind == c.answer for c in cases])
-
-        def among_all(i: Any) -> float:
-            return float(np.mean([right[i][kinds[i] == kind].mean() for kind in np.unique(kinds[i])]))
-
-        accuracy = by_draw(metrics.accuracy) if cases[0].kind is None else among_all
-        return {
-            "accuracy": clustered(patients, draws, accuracy, seed=seed, resamples=300),
-            "auroc": clustered(patients, draws, by_draw(metrics.auroc), seed=seed, resamples=300),
-        }
-    made = {}
-    for name in cases[0].values:
-        values = np.array([np.nan if (v := c.values[name]) is None else v for c in cases])
-        made[name] = clustered(patients, draws, lambda i, v=values: _mean(v[i]), seed=seed)  # type: ignore[misc]
-    return made
-
-
-def _split(draws: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    """Where each draw's cases are: probabilities of different supports are not on one scale."""
-    return [draws == d for d in np.unique(draws)]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None and not np.isnan(v)]
-    return float(np.mean(known)) if known else None
-
-
-def _spacing(image: Any) -> tuple[float, ...]:
-    affine = torch.as_tensor(image.affine)[:3, :3]
-    return tuple(float(s) for s in affine.norm(dim=0))
+    Args:
+        found, truth: boolean ``(x, y, z)``.
+        spacing: mm of a voxel along each axis.
+        tolerance: mm within which a surface counts as right.
+    """
+    hit, lesions, false = metrics.lesions(found, truth)
+    volume = metrics.volume_ml(found, spacing)
+    if not bool(truth.any()):
+        nothing = dict.fromkeys(("dice", "dice_target_slices", "nsd", "hd95_mm", "volume_error_ml"))
+        alarm = float(bool(found.any()))
+        return {**nothing, "false_lesions": float(false), "false_volume_ml": volume, "false_alarm": alarm}
+    distance, surface = metrics.surface(found, truth, spacing, tolerance)
+    return {
+        "dice": metrics.dice(found, truth),
+        "dice_target_slices": metrics.target_slices_dice(found, truth, slice_axis(truth.shape, spacing)),
+        "nsd": surface,
+        "hd95_mm": distance,
+        "volume_error_ml": volume - metrics.volume_ml(truth, spacing),
+        "lesions": float(lesions),
+        "lesions_hit": float(hit),
+        "false_lesions": float(false),
+    }
 
 
 def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, kept: Reel) -> Picture:
     spacing = kept.spacing
     axis = slice_axis(truth.shape, spacing)
-    number = int(truth.sum([a for a in range(3) if a != axis]).argmax())
+    shown = truth if bool(truth.any()) else found
+    number = int(shown.sum([a for a in range(3) if a != axis]).argmax())
     rest = [s for a, s in enumerate(spacing) if a != axis]
     cut = [torch.as_tensor(v).select(axis, number).numpy() for v in (image.as_tensor()[0], truth, found)]
     return Picture(case, cut[0].T, cut[1].T, cut[2].T, rest[1] / rest[0], kept)
+
+
+# -- classification -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Classifying:
+    """Adapts to episodes of types to tell apart, and asks of every query which it is."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    store: Store
+    pictures: tuple[Picture, ...] = ()
+
+    def adapt(self, method: Any, episode: Episode) -> Predictor:
+        """Learn from the support; a class of all others is not one type."""
+        volumes = [self.catalogue[k] for k in episode.support]
+        rest = "rest" if episode.classes[0] == "rest" else None
+        classes = episode.classes[1:] if rest else episode.classes
+        task = classification_task(volumes, classes, self.store, against=rest)
+        predictor: Predictor = method.adapt(task.examples(volumes, generator_of(self.manifest.seed)))
+        return predictor
+
+    def cases(self, predictor: Any, episode: Episode, name: str) -> list[Case]:
+        """Ask of every query; a case for each held-out type."""
+        if isinstance(predictor, Answers):
+            return self._answered(predictor, episode, name)
+        prepared = [self.store.read(self.catalogue[k]) for k in episode.query]
+        with torch.no_grad():
+            logits = torch.cat([predictor(p.image[None]) for p in prepared])
+        chances, answers = torch.softmax(logits, 1), logits.argmax(1).tolist()
+        return [
+            self._case(
+                episode,
+                name,
+                tumour,
+                key,
+                float(chance[episode.classes.index(tumour)]),
+                episode.classes[answer],
+            )
+            for tumour in episode.tumours
+            for key, chance, answer in zip(episode.query, chances, answers, strict=True)
+        ]
+
+    def _answered(self, answers: Answers, episode: Episode, name: str) -> list[Case]:
+        made = []
+        for tumour in episode.tumours:
+            for key in episode.query:
+                truth = episode.classes[episode.label(key)] == tumour
+                chance = answers.probability(episode, key, tumour)
+                given = float(not truth) if chance is None else chance
+                said = answers.answer(episode, key)
+                made.append(self._case(episode, name, tumour, key, given, said, missing=chance is None))
+        return made
+
+    def _case(
+        self,
+        episode: Episode,
+        name: str,
+        tumour: str,
+        key: Key,
+        chance: float,
+        answer: str | None,
+        *,
+        missing: bool = False,
+    ) -> Case:
+        kind = episode.classes[episode.label(key)]
+        several = len(episode.classes) > 2
+        return Case(
+            tumour,
+            episode.shot,
+            name,
+            episode.draw,
+            self.store.patient(self.catalogue[key]),
+            truth=kind == tumour,
+            probability=chance,
+            kind=kind if several else None,
+            answer=answer if several else None,
+            missing=missing,
+        )
 
 
 def check_plan(plan: Plan, task: str) -> None:

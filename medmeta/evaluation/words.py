@@ -139,4 +139,10 @@ def cautions(judged: Sequence[Judged]) -> list[str]:
             f"Only {draws} support{'s were' if draws != 1 else ' was'} drawn for each number of labels: how "
             "much the choice of the labelled patients matters is known roughly only."
         )
+    missing = sum(case.missing for one in judged for case in one.cases)
+    if missing:
+        said.append(f"{missing} predictions were missing; each counts as the worst there can be.")
+    outlined = [case for one in judged if one.task == "segmentation" for case in one.cases]
+    if outlined and all(case.truth for case in outlined):
+        said.append("Nobody free of the tumour was judged: how often it is seen where none is, is not known.")
     return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from medmeta.training.ranks import Ranks
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
 from medmeta.volumes import hold_out as hold_out_types
+from medmeta.volumes.names import same_types
 from medmeta.volumes.progress import Track, silent
 
 TASKS = ("segmentation", "classification")
@@ -114,6 +115,7 @@ def train(
     recipe = recipe or Recipe()
     folder = Path(out)
     volumes, validation = split(cohorts, recipe, hold_out)
+    _no_other_name({v.tumour for v in (*volumes, *validation) if v.tumour}, hold_out)
     ranks = Ranks.join()
     with _claimed(folder, resume, ranks):
         if store is None:
@@ -136,7 +138,9 @@ def train(
         learner = create_learner(recipe.learner, build(network), **_options(recipe))
         warm = create_learner("pretrain-finetune", build(network), **_warm_options(recipe, source))
         config = _config(recipe, learner, warm, network, store, source, hold_out)
-        config["seen"] = sorted({store.patient(v) for v in (*volumes, *validation)})
+        seen = (*volumes, *validation)
+        config["seen"] = sorted({store.patient(v) for v in seen})
+        config["seen_voxels"] = sorted({store.voxels(v) for v in seen})
         _same_recipe(folder, config, resume)
         keeper = Folder(folder, writes=ranks.rank == 0)
         keeper.start(config)
@@ -152,6 +156,18 @@ def train(
         ranks.wait()
         ranks.leave()
         return open_run(folder)
+
+
+def _no_other_name(types: Collection[str], hold_out: Sequence[str]) -> None:
+    """Refuse a held-out type that is there under another name, too, as in another cohort."""
+    for name in hold_out:
+        others = same_types(name, types)
+        if others:
+            raise RunError(
+                f"no type that is {name!r} under another name",
+                found=f"{others[0]!r}, the same but for case or spelling",
+                cure=f"Hold out {others[0]!r} too; where they are two types, give one of them another name.",
+            )
 
 
 @dataclass

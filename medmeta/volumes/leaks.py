@@ -74,7 +74,7 @@ class LeakReport:
 class _Look:
     where: tuple[int, int]
     patient: str
-    digest: bytes
+    digest: str
     spectrum: np.ndarray
 
 
@@ -124,18 +124,27 @@ def _places(cohorts: Sequence[Cohort]) -> dict[tuple[int, Any], tuple[int, int]]
     return places
 
 
-def _look(cohorts: Sequence[Cohort], where: tuple[int, int]) -> _Look | str:
+def voxel_digest(image: Any) -> tuple[str, torch.Tensor]:
+    """Hash of the first channel's voxels and shape, whatever file they came from, and those voxels in RAS.
+
+    Args:
+        image: MetaTensor ``(channel, x, y, z)``, as :func:`read_image` gives it.
+    """
     from monai.transforms import Orientation
 
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    voxels = Orientation(axcodes="RAS", labels=labels)(image).as_tensor()[0].float()
+    return hashlib.blake2b(repr(tuple(voxels.shape)).encode() + voxels.numpy().tobytes()).hexdigest(), voxels
+
+
+def _look(cohorts: Sequence[Cohort], where: tuple[int, int]) -> _Look | str:
     c, i = where
     volume = cohorts[c].volumes[i]
     try:
         image = read_image(volume)
     except (MedmetaError, OSError) as error:
         return f"volume {i + 1} of cohort {c + 1} could not be read ({type(error).__name__})"
-    labels = (("L", "R"), ("P", "A"), ("I", "S"))
-    voxels = Orientation(axcodes="RAS", labels=labels)(image).as_tensor()[0].float()
-    digest = hashlib.blake2b(repr(tuple(voxels.shape)).encode() + voxels.numpy().tobytes()).digest()
+    digest, voxels = voxel_digest(image)
     flat = voxels.squeeze()
     return _Look(where, volume.patient, digest, _spectrum(flat if flat.ndim in {2, 3} else voxels))
 
@@ -184,7 +193,7 @@ def _apart(a: _Look, b: _Look) -> bool:
 
 
 def _same_voxels(looks: Sequence[_Look]) -> Iterator[Leak]:
-    groups: dict[bytes, list[_Look]] = {}
+    groups: dict[str, list[_Look]] = {}
     for look in looks:
         groups.setdefault(look.digest, []).append(look)
     for group in groups.values():

@@ -19,6 +19,7 @@ from medmeta.errors import MedmetaError
 from medmeta.volumes import entry
 from medmeta.volumes.cohort import patient_key
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.leaks import voxel_digest
 from medmeta.volumes.plan import Plan
 from medmeta.volumes.prepared import Prepared, cut_lesion, prepare, prepare_image, prepare_mask
 from medmeta.volumes.progress import Track, silent
@@ -76,6 +77,7 @@ class Store:
         self._entries: dict[_Key, entry.Entry] = {}
         self._hashes: dict[tuple[Path, ...], str] = {}
         self._grids: dict[_Key, Any] = {}
+        self._voxels: dict[_Key, str] = {}
         self._lock = threading.Lock()
         self._said = False
         if self.folder is not None:
@@ -129,6 +131,13 @@ class Store:
     def patient(self, volume: Volume) -> str:
         """Hashed key of a volume's patient, as in what :meth:`read` gives."""
         return patient_key(volume.patient, self._salt)
+
+    def voxels(self, volume: Volume) -> str:
+        """Hashed key of an image's voxels: the same for the same voxels under any name, in any format."""
+        key = _image_key(volume)
+        if key not in self._voxels:  # prepared in an earlier process
+            self._voxels[key] = voxel_digest(read_image(volume))[0]
+        return patient_key(self._voxels[key], self._salt)
 
     @property
     def salt(self) -> str:
@@ -200,6 +209,7 @@ class Store:
     def _make_image(self, volume: Volume) -> _Tensors:
         native = read_image(volume)
         self._grids[_image_key(volume)] = _grid(native)
+        self._voxels[_image_key(volume)] = voxel_digest(native)[0]
         voxels, affine = prepare_image(self.plan, native)
         return {"image": voxels, "affine": affine}
 

@@ -1,0 +1,183 @@
+"""The scores of a report: what each is called, which way is better, and how cases make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmeta.evaluation import metrics
+from medmeta.evaluation.intervals import Cells, Interval, cells_of, interval, pseudo_values
+from medmeta.evaluation.records import Case, Judged
+
+ANY, SHARE, POSITIVE = (-np.inf, np.inf), (0.0, 1.0), (0.0, np.inf)
+LIMIT = 1.96
+"""Standard deviations from the bias to a limit of agreement (Bland & Altman 1986)."""
+SPECIFICITY = 0.9
+"""At which sensitivity is given."""
+
+Make: TypeAlias = Callable[[Sequence[Case]], Cells]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a report.
+
+    Args:
+        label: its name, with the unit.
+        make: cases of one tumour type, number of shots and method to ``(draw, patient)``.
+        bounds: of what is measured.
+        better: ``"high"``, ``"low"`` or ``"near 0"``.
+        about: in one sentence, what is judged.
+    """
+
+    label: str
+    make: Make
+    bounds: tuple[float, float] = SHARE
+    better: str = "high"
+    about: str = ""
+
+
+def _value(name: str) -> Make:
+    """The mean of a value that each case has."""
+    return lambda cases: cells_of(
+        [c.patient for c in cases], [c.draw for c in cases], [c.values.get(name) for c in cases]
+    )
+
+
+def _by_draw(statistic: Callable[[Sequence[Case]], float | None]) -> Make:
+    """A statistic of all cases of a draw, averaged over draws."""
+
+    def make(cases: Sequence[Case]) -> Cells:
+        return pseudo_values(
+            [c.patient for c in cases],
+            [c.draw for c in cases],
+            lambda some: statistic([cases[int(i)] for i in some]),
+        )
+
+    return make
+
+
+def _chance(metric: Callable[[NDArray[np.float64], NDArray[np.bool_]], float | None]) -> Make:
+    """A metric of probabilities and truths."""
+
+    def make(cases: Sequence[Case]) -> Cells:
+        chance = np.array([np.nan if c.probability is None else c.probability for c in cases], dtype=float)
+        truth = np.array([c.truth for c in cases], dtype=bool)
+        return pseudo_values(
+            [c.patient for c in cases], [c.draw for c in cases], lambda i: metric(chance[i], truth[i])
+        )
+
+    return make
+
+
+def _limit(sign: int) -> Make:
+    def limit(cases: Sequence[Case]) -> float | None:
+        errors = [v for c in cases if (v := c.values.get("volume_error_ml")) is not None]
+        return float(np.mean(errors) + sign * LIMIT * np.std(errors, ddof=1)) if len(errors) > 1 else None
+
+    return _by_draw(limit)
+
+
+def _found_lesions(cases: Sequence[Case]) -> float | None:
+    lesions = sum(c.values.get("lesions") or 0 for c in cases)
+    return sum(c.values.get("lesions_hit") or 0 for c in cases) / lesions if lesions else None
+
+
+def _accuracy(cases: Sequence[Case]) -> Cells:
+    """Balanced accuracy: of this type against the rest, or among all types where several were asked for."""
+    if cases[0].kind is None:
+        return _chance(metrics.accuracy)(cases)
+    kinds, right = np.array([c.kind for c in cases]), np.array([c.kind == c.answer for c in cases])
+
+    def among_all(i: Any) -> float:
+        return float(np.mean([right[i][kinds[i] == kind].mean() for kind in np.unique(kinds[i])]))
+
+    return pseudo_values([c.patient for c in cases], [c.draw for c in cases], among_all)
+
+
+SCORES: Mapping[str, Mapping[str, Score]] = {
+    "segmentation": {
+        "dice": Score(
+            "Dice", _value("dice"), about="whole scans of those who have it, nothing known of where it is"
+        ),
+        "dice_target_slices": Score(
+            "Dice on slices with the target",
+            _value("dice_target_slices"),
+            about="the literature's: only slices that show the target are looked at",
+        ),
+        "nsd": Score("normalised surface Dice", _value("nsd"), about="surface within tolerance"),
+        "hd95_mm": Score("95 % Hausdorff distance (mm)", _value("hd95_mm"), POSITIVE, "low"),
+        "volume_error_ml": Score(
+            "volume error (mL)", _value("volume_error_ml"), ANY, "near 0", "bias: found minus true"
+        ),
+        "volume_limit_low_ml": Score("lower limit of agreement (mL)", _limit(-1), ANY, "near 0"),
+        "volume_limit_high_ml": Score("upper limit of agreement (mL)", _limit(1), ANY, "near 0"),
+        "lesion_sensitivity": Score(
+            "lesions found", _by_draw(_found_lesions), about="share of lesions that are touched"
+        ),
+        "false_lesions": Score(
+            "false lesions per scan", _value("false_lesions"), POSITIVE, "low", "all scans"
+        ),
+        "false_volume_ml": Score(
+            "false volume (mL)", _value("false_volume_ml"), POSITIVE, "low", "scans without the target"
+        ),
+        "false_alarm_rate": Score(
+            "false alarms", _value("false_alarm"), SHARE, "low", "share of scans without the target"
+        ),
+    },
+    "classification": {
+        "accuracy": Score("balanced accuracy", _accuracy),
+        "auroc": Score("AUROC", _chance(metrics.auroc)),
+        "auprc": Score("AUPRC", _chance(metrics.auprc), about="its floor is the share with the type"),
+        "sensitivity": Score(
+            f"sensitivity at {SPECIFICITY:.0%} specificity",
+            _chance(lambda s, t: metrics.sensitivity_at(s, t, SPECIFICITY)),
+        ),
+        "ece": Score("expected calibration error", _chance(metrics.calibration_error), SHARE, "low"),
+        "brier": Score("Brier score", _chance(metrics.brier), SHARE, "low"),
+    },
+}
+"""Every score by task and name; :data:`FIRST` decides."""
+FIRST: Mapping[str, str] = {"segmentation": "dice", "classification": "auroc"}
+
+
+def task_of(cases: Sequence[Case]) -> str:
+    """Which task some cases are of."""
+    return "segmentation" if cases[0].probability is None else "classification"
+
+
+def summaries(cases: Sequence[Case], seed: int = 0) -> dict[str, Interval]:
+    """Every score of the cases of one tumour type, number of shots and method, with its interval.
+
+    Scores of scans without the target are there only where such scans were judged.
+
+    Example:
+        >>> cases = [Case("cyst", 1, "m", 0, p, {"dice": d}) for p, d in (("a", 0.5), ("b", 0.75))]
+        >>> summaries(cases)["dice"].mean
+        0.625
+    """
+    task = task_of(cases)
+    absent = any(not c.truth for c in cases)
+    return {
+        name: interval(score.make(cases), bounds=score.bounds, seed=seed)
+        for name, score in SCORES[task].items()
+        if absent or name not in ("false_volume_ml", "false_alarm_rate")
+    }
+
+
+def calibration(judged: Judged, bins: int = 10) -> dict[str, Any]:
+    """Data of the reliability diagrams: by tumour, shots and method, a row a bin that has any case."""
+    made: dict[str, Any] = {}
+    for (tumour, shot, method), cases in judged.groups().items():
+        if task_of(cases) != "classification":
+            continue
+        chance = np.array([c.probability for c in cases], dtype=float)
+        rows = metrics.reliability(chance, np.array([c.truth for c in cases]), bins)
+        made.setdefault(tumour, {}).setdefault(str(shot), {})[method] = [
+            {"probability": round(p, 4), "share": round(t, 4), "cases": n} for p, t, n in rows
+        ]
+    return made
