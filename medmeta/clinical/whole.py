@@ -1,8 +1,12 @@
-"""One whole scan through a bundle's network: probabilities and labels on the scan's own grid."""
+"""One whole scan through a bundle's network: labels or probabilities on the scan's own grid.
+
+What is held at once is the scan, the scan on the plan's grid, the labels, and a few planes of logits: those
+of all classes at native resolution are never there together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.config import inferer, solid_transforms
 from medmeta.clinical.loading import BundlePredictor
-from medmeta.volumes import Plan, prepare, restore
-from medmeta.volumes.prepared import cut_lesion
+from medmeta.clinical.windows import body, planes
+from medmeta.volumes import CohortError, Plan, prepare
+from medmeta.volumes.prepared import cut_lesion, prepare_image
+from medmeta.volumes.resample import axes_along, boxes, positions, sample
+
+SLAB = 16
+"""Native slices whose probabilities are held at once."""
 
 
 def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> Tensor:
-    """Probabilities of every class: ``(way, x, y, z)`` on the grid of ``image``, or ``(way)``.
+    """Probabilities ``(way)`` of the classes of a scan, or of a lesion outlined in it.
 
     Args:
-        predictor: of a bundle.
+        predictor: of a bundle that classifies.
         image: native MetaTensor ``(channel, x, y, z)``, as :func:`medmeta.volumes.load` gives it.
         mask: MetaTensor ``(1, x, y, z)`` on the same grid, where lesions are classified.
 
@@ -31,43 +39,18 @@ def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> T
     """
     plan = predictor.plan
     if plan.lesion is not None:
-        cut = cut_lesion(plan, prepare(plan, image, mask=(mask > 0).to(torch.uint8)))
-        voxels, affine = cut.image, cut.affine
+        voxels = cut_lesion(plan, prepare(plan, image, mask=(mask > 0).to(torch.uint8))).image
     else:
-        voxels, affine = _prepared(plan, image)
-    with torch.no_grad():
-        logits = _build(inferer(plan))(voxels[None], predictor)[0]
+        voxels, _ = prepare_image(plan, image)
+    with torch.inference_mode():
+        logits = predictor(voxels[None])[0]
+    return torch.softmax(_finite(logits), 0)
+
+
+def _finite(logits: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise BundleError("finite logits", found="NaN or infinity", cure="Do not use this bundle.")
-    soft = torch.softmax(logits, 0)
-    if plan.whole:
-        return soft
-    return restore(soft, affine, image)
-
-
-def _prepared(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
-    """The image on the plan's grid with all three axes, slices of a plan in 2D too."""
-    from medmeta.volumes import CohortError
-    from medmeta.volumes.prepared import prepare_image
-
-    if plan.whole or plan.spatial_dims == 3:
-        return prepare_image(plan, image)
-    if image.shape[0] != plan.channels:
-        raise CohortError(
-            f"{plan.channels} channel(s), as planned",
-            found=f"{image.shape[0]}",
-            cure="Give the channels that the bundle was made for.",
-        )
-    data = {"image": image}
-    for step in solid_transforms(plan):
-        data = _build(step)(data)
-    return data["image"].as_tensor().float().contiguous(), torch.as_tensor(data["image"].affine).double()
-
-
-def _build(spec: dict[str, Any]) -> Callable[..., Any]:
-    from monai.bundle import ConfigComponent
-
-    return ConfigComponent(config=spec).instantiate()
+    return logits
 
 
 @dataclass(frozen=True)
@@ -85,19 +68,171 @@ class Segmented:
     facts: dict[str, dict[str, Any]]
 
 
-def segment(predictor: BundlePredictor, image: Any) -> Segmented:
+def segment(predictor: BundlePredictor, image: Any, *, slab: int = SLAB) -> Segmented:
     """Outline every class in a whole scan.
+
+    Windows go over the plan's grid and leave out the air around the body, where all is background; their
+    probabilities are taken to the scan's own grid a few planes at a time, and only where there is anything
+    but background near.
 
     Args:
         predictor: of a bundle that segments.
         image: native MetaTensor ``(channel, x, y, z)``, as :func:`medmeta.volumes.load` gives it.
+        slab: native slices at once; the labels do not depend on it.
+
+    Raises:
+        CohortError: where the channels are not as planned or voxels are not finite.
+        BundleError: where the network gives NaN or infinity.
+    """
+    plan = predictor.plan
+    voxels, affine = on_grid(plan, image)
+    inside = body(voxels, plan.spacing)
+    native = torch.as_tensor(image.affine).double()
+    labels = np.zeros(tuple(image.shape[1:]), dtype=np.uint8)
+    back = torch.linalg.solve(affine, native)  # native voxel to the plan's
+    with torch.inference_mode():
+        found = planes(plan, lambda x, _: predictor(x), voxels, inside, len(predictor.classes))
+        soft = ((start, _soft(logits, inside, start)) for start, logits in found)
+        _restore(labels, soft, back, tuple(voxels.shape[1:]), slab)
+    millilitres = abs(float(torch.linalg.det(native[:3, :3]))) / 1000
+    counts = {c: int((labels == n).sum()) for n, c in enumerate(predictor.classes) if n}
+    volumes = {c: round(count * millilitres, 4) for c, count in counts.items()}
+    return Segmented(labels, native.numpy(), {"voxels": counts, "volume_ml": volumes})
+
+
+def _soft(logits: Tensor, inside: NDArray[np.bool_], start: int) -> Tensor:
+    """Probabilities of some planes; outside of the body, background for sure."""
+    soft = torch.softmax(_finite(logits), 0)
+    outside = torch.from_numpy(~inside[..., start : start + logits.shape[-1]])
+    soft[:, outside] = 0
+    soft[0, outside] = 1
+    return soft
+
+
+def _restore(
+    labels: NDArray[np.uint8],
+    soft: Iterator[tuple[int, Tensor]],
+    back: Tensor,
+    shape: tuple[int, ...],
+    slab: int,
+) -> None:
+    """Write labels plane by plane, each as soon as the planes of the plan's grid around it are there.
+
+    Args:
+        labels: native, written.
+        soft: first plane and probabilities ``(way, x, y, planes)`` on the plan's grid, in order.
+        back: native voxel to the plan's voxel.
+        shape: of the plan's grid.
+        slab: native slices at once.
+    """
+    along = axes_along(back, labels.shape)
+    if along is None:  # turned against each other: no native slice lies between two planes
+        everything = torch.cat([part for _, part in soft], 3)
+        for box in boxes(labels.shape, 2, slab * labels.shape[0] * labels.shape[1]):
+            _write(labels, everything, back, box)
+        return
+    axis = along.index(2)
+    depth = positions(back, labels.shape, axis, 2, shape[2]).numpy()
+    needs = np.minimum(np.floor(depth).astype(int) + 1, shape[2] - 1)
+    kept: Tensor | None = None
+    for start, part in soft:
+        held = part if kept is None else torch.cat([kept, part], 3)
+        first, end = start + part.shape[3] - held.shape[3], start + part.shape[3]
+        kept = part[..., -1:]
+        ready = np.flatnonzero((needs < end) & (needs >= (start if first < start else 0)))
+        for slices in (ready[n : n + slab] for n in range(0, len(ready), slab)):
+            shifted = back.clone()
+            shifted[2, 3] -= first
+            near = _near(held, shifted, labels.shape, along)
+            if near is not None:
+                near[axis] = (int(slices.min()), int(slices.max()) + 1)
+                _write(labels, held, shifted, near)
+
+
+def _near(
+    soft: Tensor, back: Tensor, shape: tuple[int, ...], along: tuple[int, int, int]
+) -> list[tuple[int, int]] | None:
+    """The native box that may hold anything but background: where it is likeliest at all corners, it is
+    likeliest between them."""
+    hot = (soft.argmax(0) > 0).any(2)
+    if not bool(hot.any()):
+        return None
+    box = [(0, n) for n in shape]
+    for source in (0, 1):
+        lines = torch.where(hot.any(1 - source))[0]
+        target = along.index(source)
+        where = positions(back, shape, target, source, soft.shape[1 + source])
+        near = torch.where((where > int(lines[0]) - 1) & (where < int(lines[-1]) + 1))[0]
+        if not len(near):
+            return None
+        box[target] = (int(near[0]), int(near[-1]) + 1)
+    return box
+
+
+def _write(labels: NDArray[np.uint8], soft: Tensor, back: Tensor, box: list[tuple[int, int]]) -> None:
+    made = sample(soft, back, labels.shape, box).argmax(0).to(torch.uint8).numpy()
+    labels[tuple(slice(a, b) for a, b in box)] = made
+
+
+def on_grid(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
+    """A scan on the plan's grid, slices of a plan in 2D too: the plan's transforms, a few planes at a time.
+
+    Args:
+        plan: of a bundle that segments.
+        image: native MetaTensor ``(channel, x, y, z)``.
+
+    Returns:
+        ``(channel, x, y, z)`` float32 and the ``(4, 4)`` affine, voxel to RAS mm.
 
     Raises:
         CohortError: where the channels are not as planned or voxels are not finite.
     """
-    labels = probabilities(predictor, image).argmax(0).to(torch.uint8).numpy()
-    affine = np.asarray(image.affine, dtype=np.float64)
-    millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    voxels = {c: int((labels == n).sum()) for n, c in enumerate(predictor.classes) if n}
-    volumes = {c: round(count * millilitres, 4) for c, count in voxels.items()}
-    return Segmented(labels, affine, {"voxels": voxels, "volume_ml": volumes})
+    if image.shape[0] != plan.channels:
+        raise CohortError(
+            f"{plan.channels} channel(s), as planned",
+            found=f"{image.shape[0]}",
+            cure="Give the channels that the bundle was made for.",
+        )
+    steps = plan.transforms()
+    spatial = [s for s in steps if s["_target_"].endswith((".Orientationd", ".Spacingd"))]
+    data: dict[str, Any] = {"image": image}
+    for step in spatial:
+        data = _build(step)(data, lazy=True)
+    affine = torch.as_tensor(data["image"].peek_pending_affine()).double()
+    shape = tuple(int(n) for n in data["image"].peek_pending_shape())
+    there = torch.linalg.solve(torch.as_tensor(image.affine).double(), affine)
+    made = torch.empty(len(image), *shape)
+    source = image.as_tensor()
+    for box in boxes(shape, 2):
+        made[..., box[2][0] : box[2][1]] = sample(source, there, shape, box)
+    if not bool(torch.isfinite(made).all()):
+        raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the scan.")
+    for step in (s for s in steps if s not in spatial and not s["_target_"].endswith(".SqueezeDimd")):
+        for channel in made:
+            rule = _pointwise(step, channel)
+            for box in boxes(shape, 2):
+                piece = channel[..., box[2][0] : box[2][1]]
+                piece.copy_(rule(piece))
+    return made, affine
+
+
+def _pointwise(step: dict[str, Any], channel: Tensor) -> Callable[[Tensor], Tensor]:
+    """A transform of intensities as one that needs a voxel alone, with what it asks of all voxels known."""
+    from monai.transforms import NormalizeIntensity, ScaleIntensityRange
+    from monai.transforms.utils_pytorch_numpy_unification import percentile
+
+    name = step["_target_"].rsplit(".", 1)[1]
+    options = {k: v for k, v in step.items() if k not in ("_target_", "keys", "channel_wise")}
+    if name == "ScaleIntensityRangePercentilesd":
+        low, high = (float(percentile(channel, options.pop(side))) for side in ("lower", "upper"))
+        return ScaleIntensityRange(low, high, **options)
+    if name == "NormalizeIntensityd":
+        mean, deviation = float(channel.mean()), float(channel.std(unbiased=False))
+        return NormalizeIntensity(mean, deviation or 1.0, **options)
+    return ScaleIntensityRange(**options)
+
+
+def _build(spec: dict[str, Any]) -> Callable[..., Any]:
+    from monai.bundle import ConfigComponent
+
+    return ConfigComponent(config=spec).instantiate()
