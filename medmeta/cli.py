@@ -459,12 +459,17 @@ def adapt(
     safeguard: Annotated[
         bool, typer.Option("--safeguard", help="Fine-tune while support patients left out gain; slower.")
     ] = False,
+    description: Annotated[
+        str | None,
+        typer.Option("--description", help="Regex: the SeriesDescription that predict shall look for."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Turn k labelled patients into a MONAI bundle for their tumour type."""
     from medmeta.clinical import adapt as run_adapt
 
     options: dict[str, Any] = {"tumour": tumor, "seed": seed, "safeguard": safeguard}
+    options["description"] = description
     bundle = run_adapt(run, support, out, track=_Bar(), **options)
     _log.print(f"Bundle: {_plain(str(bundle))}", soft_wrap=True)
 
@@ -472,26 +477,70 @@ def adapt(
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
-    scan: Annotated[list[Path], typer.Argument(help="NIfTI files, DICOM folders or zips.")],
     out: Out,
+    scan: Annotated[
+        list[Path] | None, typer.Argument(help="NIfTI files, folders or zips of DICOM studies.")
+    ] = None,
     mask: Annotated[
         list[Path] | None, typer.Option(help="Outlines of the lesions to classify, one a scan.")
     ] = None,
-    formats: Annotated[str, typer.Option(help="Of a segmentation: nifti,seg,sr,json.")] = "nifti",
+    formats: Annotated[str, typer.Option(help="Of a segmentation: nifti,seg,sr,json,png,html.")] = "nifti",
+    series: Annotated[
+        str | None, typer.Option("--series", help="This series, by UID or key of 'medmeta inspect'.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option("--modality", help="A series of it instead of the bundle's rule.")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", help="Found in SeriesDescription (regex), likewise.")
+    ] = None,
+    dicomweb: Annotated[str | None, typer.Option(help="Address of an archive to take studies from.")] = None,
+    study: Annotated[list[str] | None, typer.Option(help="StudyInstanceUID in the archive.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Store SEG and SR in the archive.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of the archive.")] = 60.0,
     resume: Annotated[bool, typer.Option("--resume", help="Pass over the cases that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON."""
-    from medmeta.clinical import predict as run_predict
+    """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON.
 
-    asked = [word.strip() for word in formats.split(",")]
-    done = run_predict(bundle, scan, out, masks=mask, formats=asked, resume=resume, track=_Bar())
-    for one in done:
-        if as_json:
-            typer.echo(json.dumps(one))
-        elif not one["ok"]:
-            _log.print(f"[red]{_plain(one['case'])}[/]: {_plain(one['message'])}", soft_wrap=True)
+    Studies of an archive: --dicomweb URL --study UID. Its credentials come from MEDMETA_DICOMWEB_USER and
+    MEDMETA_DICOMWEB_PASSWORD, from MEDMETA_DICOMWEB_TOKEN, or from a netrc file.
+    """
+    from medmeta.clinical import predict as run_predict
+    from medmeta.clinical import studies
+    from medmeta.clinical.stopping import Terminated, terminable
+    from medmeta.volumes.dicom_series import Choice
+
+    try:
+        with terminable():
+            scans = [*(scan or ()), *studies(dicomweb, study or (), store=store, timeout=timeout)]
+            done = run_predict(
+                bundle,
+                scans,
+                out,
+                masks=mask,
+                formats=[word.strip() for word in formats.split(",")],
+                series=Choice(series, modality, description),
+                resume=resume,
+                tell=lambda one: _tell(one, as_json),
+                track=_Bar(),
+            )
+    except Terminated:
+        _log.print("Stopped; go on with --resume.")
+        raise typer.Exit(143) from None
     raise typer.Exit(int(not all(one["ok"] for one in done)))
+
+
+def _tell(one: dict[str, Any], as_json: bool) -> None:
+    """A case that is done: a line of JSON on stdout, what people should know on stderr."""
+    if as_json:
+        typer.echo(json.dumps(one))
+        sys.stdout.flush()
+    case = _plain(one["case"])
+    if "series" in one:
+        _log.print(f"{case}: {_plain(one['series']['said'])}", soft_wrap=True, highlight=False)
+    if not one["ok"]:
+        _log.print(f"[red]{case}[/]: {_plain(one['message'])}", soft_wrap=True, highlight=False)
 
 
 @app.command()

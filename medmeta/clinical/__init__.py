@@ -4,6 +4,7 @@ from medmeta.clinical.adapt import adapt
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.export import export
 from medmeta.clinical.loading import BundlePredictor, load_bundle
+from medmeta.clinical.pacs import studies
 from medmeta.clinical.predict import predict
 from medmeta.clinical.verify import verify
 from medmeta.clinical.workflow import predict_all
@@ -16,5 +17,6 @@ __all__ = [
     "load_bundle",
     "predict",
     "predict_all",
+    "studies",
     "verify",
 ]

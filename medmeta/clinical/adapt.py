@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.choose import series_rules
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest
@@ -30,6 +31,7 @@ def adapt(
     seed: int = 0,
     crops: int = 4,
     safeguard: bool = False,
+    description: str | None = None,
     track: Track = silent,
 ) -> Path:
     """Learn a tumour type from a folder of labelled scans and write the result as a MONAI bundle.
@@ -44,6 +46,8 @@ def adapt(
         crops: pieces a patient when segmenting, the first half of them around the tumour.
         safeguard: go on fine-tuning while support patients that are left out in turn gain
             (:class:`medmeta.learners.Safeguarded`): for a type unlike those that were trained on.
+        description: regular expression of the SeriesDescription by which predicting chooses among the series
+            of a study; it also goes by the support's modality and the plan's spacing.
         track: shows progress.
 
     Returns:
@@ -65,6 +69,7 @@ def adapt(
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
     store = Store(trained.plan)
     volumes, classes = _chosen(cohort, trained, tumour)
+    series = series_rules(volumes, description)
     prepared = [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
     if trained.task == "classification" and tumour is not None:
         examples = _against_rest(prepared, tumour, trained, seed)
@@ -73,6 +78,7 @@ def adapt(
     learner = trained.learner
     predictor = (Safeguarded(learner) if safeguard else learner).adapt(examples)
     about = _about(trained, prepared, examples, seed, crops)
+    about["series"] = series
     about["weights_before"] = fingerprint(learner)
     about["weights_after"] = fingerprint(home_form(predictor))
     about["seconds"] = round(time.monotonic() - began, 1)

@@ -158,8 +158,8 @@ class Chosen:
     passed_over: tuple[Passed, ...] = ()
 
     def json(self) -> dict[str, Any]:
-        """For the JSON of a case."""
-        return {**asdict(self), "spacing_mm": list(self.spacing_mm)}
+        """For the JSON of a case; ``said`` is all of it in words."""
+        return {**asdict(self), "spacing_mm": list(self.spacing_mm), "said": str(self)}
 
     def __str__(self) -> str:
         size = " x ".join(f"{s:.3g}" for s in self.spacing_mm)

@@ -1,10 +1,12 @@
-"""Results as DICOM: a Segmentation beside its source series, and a report of the volumes measured."""
+"""Results as DICOM: a Segmentation beside its source series, and a report of what was measured in it."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmeta.clinical.bundle import BundleError
-from medmeta.volumes.archive import unpacked
-from medmeta.volumes.dicom_header import is_dicom, read_header
-from medmeta.volumes.dicom_series import choose, find_series
-from medmeta.volumes.preflight import Stack, preflight
+from medmeta.clinical.measure import Measured
+from medmeta.clinical.uids import derived
+from medmeta.volumes.preflight import Stack
 from medmeta.volumes.quiet import quiet
 
 _DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate")
 
 
-@contextlib.contextmanager
-def source(path: Path) -> Iterator[Stack]:
-    """The DICOM series of a case, in the order of the volume's slices; open while a zip's files are needed.
+@dataclass(frozen=True)
+class Maker:
+    """Who made a result: the bundle.
 
-    Raises:
-        BundleError: where the case is no DICOM.
-        VolumeError: where the series cannot be read right.
+    Args:
+        title: name of the algorithm.
+        manifest: hash of the bundle's manifest, from which UIDs are derived.
     """
-    if path.is_dir():
-        yield _stack(path)
-    elif path.name.lower().endswith(".zip"):
-        with unpacked(path) as folder:
-            yield _stack(folder)
-    elif is_dicom(path) and (header := read_header(path)) is not None:
-        yield preflight([header])
-    else:
-        raise _no_dicom()
 
-
-def _stack(folder: Path) -> Stack:
-    found = find_series(folder)
-    if not found:
-        raise _no_dicom()
-    return preflight(choose(found, folder).headers)
-
-
-def _no_dicom() -> BundleError:
-    return BundleError(
-        "a DICOM series to write a DICOM object for",
-        found="a scan in another format",
-        cure="Ask for nifti or json.",
-    )
+    title: str
+    manifest: str = ""
 
 
 def write_seg(
-    labels: NDArray[np.uint8], stack: Stack, classes: Sequence[str], file: Path, *, title: str
+    labels: NDArray[np.uint8], stack: Stack, classes: Sequence[str], file: Path, *, maker: Maker
 ) -> Any:
     """Write labels as a DICOM Segmentation on the frames of its source (PS3.3 A.51), via highdicom.
+
+    Its series is that of this bundle's results on this series, its instance that of these very labels: made
+    again, they have the same UIDs. The patient's and study's fields are those of the source.
 
     Args:
         labels: ``(x, y, z)`` on the grid that :func:`medmeta.volumes.load` gives the series.
         stack: the series.
         classes: names by label, the background first; one segment each for the others.
         file: to write.
-        title: of the algorithm.
+        maker: the bundle.
 
     Returns:
         The data set, and the source's data sets in order of the slices.
@@ -77,32 +60,51 @@ def write_seg(
 
     with quiet():
         images, frames = _sources(labels, stack)
+        same = _origin(images, maker)
+        content = hashlib.sha256(labels.tobytes()).hexdigest()
+        instances = (str(image.SOPInstanceUID) for image in images)
         made = hd.seg.Segmentation(
             source_images=images,
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(n, name, title) for n, name in enumerate(classes) if n],
-            series_instance_uid=hd.UID(),
+            segment_descriptions=[
+                _segment(n, name, maker, derived("lesions", *same, name))
+                for n, name in enumerate(classes)
+                if n
+            ],
+            series_instance_uid=derived("seg series", *same),
             series_number=900,
-            sop_instance_uid=hd.UID(),
+            sop_instance_uid=derived("seg", *same, *classes, *instances, content),
             instance_number=1,
             manufacturer="medmeta",
-            manufacturer_model_name=title[:64],
+            manufacturer_model_name=maker.title[:64],
             software_versions=importlib.metadata.version("medmeta"),
             device_serial_number="0",
             omit_empty_frames=bool(frames.any()),
-            series_description=f"{title} (research use only)"[:64],
+            series_description=f"{maker.title} (research use only)"[:64],
         )
+        _name_dimensions(made, derived("dimensions", str(made.SOPInstanceUID)))
         made.save_as(file)
     return made, images
 
 
-def _segment(number: int, name: str, title: str) -> Any:
+def _origin(images: Sequence[Any], maker: Maker) -> tuple[str, str, str]:
+    """Study, series and bundle."""
+    return str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID), maker.manifest
+
+
+def _name_dimensions(made: Any, uid: str) -> None:
+    """Give the dimension organisation, which highdicom names at random, a UID that is the same again."""
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
+
+
+def _segment(number: int, name: str, maker: Maker, uid: str) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=title[:64],
+        name=maker.title[:64],
         family=codes.DCM.ArtificialIntelligence,
         version=importlib.metadata.version("medmeta"),
     )
@@ -114,7 +116,7 @@ def _segment(number: int, name: str, title: str) -> Any:
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_id=f"{name}-{number}"[:64],
-        tracking_uid=hd.UID(),
+        tracking_uid=uid,
     )
 
 
@@ -148,30 +150,31 @@ def _repair_dates(image: Any) -> None:
 
 
 def write_report(
-    made: Any, images: Sequence[Any], volumes: dict[str, float], file: Path, *, title: str
+    made: Any, images: Sequence[Any], measured: Mapping[str, Measured], file: Path, *, maker: Maker
 ) -> None:
-    """Write the volume of every segment as a measurement report, TID 1500 (PS3.16).
+    """Write volume, longest diameters and number of lesions as a measurement report, TID 1500 (PS3.16).
 
     Args:
-        made: the Segmentation, as :func:`write_seg` gave it.
+        made: the Segmentation, as :func:`write_seg` gave it; the report refers to its segments.
         images: its source's data sets.
-        volumes: ml of each class but the background, in the order of the segments.
+        measured: what was measured of each class but the background, in the order of the segments.
         file: to write.
-        title: of the algorithm.
+        maker: the bundle.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
+    same = _origin(images, maker)
+    facts = json.dumps([m.json() for m in measured.values()], sort_keys=True)
     with quiet():
         device = hd.sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-                uid=hd.UID(), name=title[:64]
+                uid=derived("bundle", maker.manifest), name=maker.title[:64]
             ),
         )
         groups = [
-            _measured(made, number, name, value, images)
-            for number, (name, value) in enumerate(volumes.items(), start=1)
+            _measured(made, number, one, images) for number, one in enumerate(measured.values(), start=1)
         ]
         report = hd.sr.MeasurementReport(
             observation_context=hd.sr.ObservationContext(observer_device_context=device),
@@ -183,23 +186,47 @@ def write_report(
             evidence=[*images, made],
             content=report,
             series_number=901,
-            series_instance_uid=hd.UID(),
-            sop_instance_uid=hd.UID(),
+            series_instance_uid=derived("sr series", *same),
+            sop_instance_uid=derived("sr", *same, str(made.SOPInstanceUID), facts),
             instance_number=1,
             manufacturer="medmeta",
             is_complete=True,
             is_final=False,
             is_verified=False,
-            series_description=f"{title} (research use only)"[:64],
+            series_description=f"{maker.title} (research use only)"[:64],
         )
         document.save_as(file)
 
 
-def _measured(made: Any, number: int, name: str, value: float, images: Sequence[Any]) -> Any:
+def _measured(made: Any, number: int, found: Measured, images: Sequence[Any]) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     described = made.SegmentSequence[number - 1]
+    measurements = [
+        hd.sr.Measurement(
+            name=codes.SCT.Volume,
+            value=found.volume_ml,
+            unit=hd.sr.CodedConcept("ml", "UCUM", "milliliter"),
+        ),
+        hd.sr.Measurement(name=codes.SCT.NumberOfLesions, value=found.lesion_count, unit=codes.UCUM.NoUnits),
+    ]
+    if found.lesion_count:
+        measurements += [
+            hd.sr.Measurement(
+                name=codes.SCT.LongAxis,
+                value=found.longest_diameter_mm,
+                unit=codes.UCUM.Millimeter,
+                derivation=codes.SCT.Maximum,
+                method=codes.DCM.RECIST1Point1,
+            ),
+            hd.sr.Measurement(
+                name=codes.IBSI.Maximum3DDiameterOfAMesh,
+                value=found.longest_diameter_3d_mm,
+                unit=codes.UCUM.Millimeter,
+                derivation=codes.SCT.Maximum,
+            ),
+        ]
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=described.TrackingUID, identifier=described.TrackingID
@@ -211,9 +238,5 @@ def _measured(made: Any, number: int, name: str, value: float, images: Sequence[
             source_series=hd.sr.SourceSeriesForSegmentation(str(images[0].SeriesInstanceUID)),
         ),
         finding_type=codes.SCT.Neoplasm,
-        measurements=[
-            hd.sr.Measurement(
-                name=codes.SCT.Volume, value=value, unit=hd.sr.CodedConcept("ml", "UCUM", "milliliter")
-            )
-        ],
+        measurements=measurements,
     )

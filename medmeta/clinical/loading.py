@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.clinical import bundle as names
-from medmeta.clinical.bundle import BundleError, read_json
+from medmeta.clinical.bundle import BundleError, read_json, sha256
 from medmeta.clinical.verify import verify
 from medmeta.networks import build
 from medmeta.volumes import Plan
@@ -27,6 +27,7 @@ class BundlePredictor(nn.Module):
         classes: names by label.
         task: ``"segmentation"`` or ``"classification"``.
         about: the bundle's metadata.
+        manifest: SHA-256 of its manifest, ``""`` where it comes from no folder.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class BundlePredictor(nn.Module):
         classes: tuple[str, ...],
         task: str,
         about: Mapping[str, Any],
+        manifest: str = "",
     ) -> None:
         super().__init__()
         self.network, self.plan, self.classes, self.task, self.about = network, plan, classes, task, about
+        self.manifest = manifest
         self.requires_grad_(False)
         self.eval()
 
@@ -87,7 +90,8 @@ def load_bundle(path: str | os.PathLike[str]) -> BundlePredictor:
             "weights of the configured network", found="those of another", cure="Export it again."
         ) from error
     own = about["medmeta"]
-    return BundlePredictor(network, read_plan(about), tuple(own["classes"]), own["task"], about)
+    manifest = sha256(folder / names.MANIFEST)
+    return BundlePredictor(network, read_plan(about), tuple(own["classes"]), own["task"], about, manifest)
 
 
 def read_plan(about: Mapping[str, Any]) -> Plan:

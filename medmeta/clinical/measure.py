@@ -80,6 +80,10 @@ def measure(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Measured:
     from scipy import ndimage
 
     size = voxel_size(affine)
+    if not mask.any():
+        return Measured(0.0, 0, 0.0, 0.0, ())
+    inside, start = _box(mask)
+    mask = mask[inside]
     millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     marked, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
     boxes = ndimage.find_objects(marked)
@@ -92,12 +96,23 @@ def measure(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Measured:
         diagonal = float(np.linalg.norm([(s.stop - s.start) * v for s, v in zip(box, size, strict=True)]))
         if len(listed) == LISTED and diagonal <= min(flat, space):
             continue  # no line in its box is longer than what was found
-        found = _lesion(marked[box] == number + 1, size, across, box[across].start, millilitres)
+        found = _lesion(
+            marked[box] == number + 1, size, across, box[across].start + start[across], millilitres
+        )
         flat, space = max(flat, found.longest_diameter_mm), max(space, found.longest_diameter_3d_mm)
         if len(listed) < LISTED:
             listed.append(found)
     total = round(int(voxels.sum()) * millilitres, 4)
     return Measured(total, count, flat, space, tuple(listed))
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[tuple[slice, ...], list[int]]:
+    """The box around all lesions (there is one), and where it starts: labels of a whole scan would cost its memory."""
+    sides = []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(int(there[0]), int(there[-1]) + 1))
+    return tuple(sides), [side.start for side in sides]
 
 
 def _lesion(

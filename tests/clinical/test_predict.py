@@ -14,8 +14,10 @@ import pydicom
 import pytest
 
 from medmeta.clinical import BundleError, export, predict
-from medmeta.clinical.dicom_objects import source, write_seg
-from medmeta.clinical.predict import FORMATS, read_channels
+from medmeta.clinical.cases import read_channels
+from medmeta.clinical.choose import Rules, study
+from medmeta.clinical.dicom_objects import Maker, write_seg
+from medmeta.clinical.outputs import FORMATS
 from medmeta.volumes import load, load_mask
 
 
@@ -88,7 +90,8 @@ def test_dicom_objects_say_what_the_nifti_says(
     assert result["ok"], result
     case = result["case"]
     assert [Path(f).name for f in result["files"]] == [
-        f"{case}{end}" for end in (".json", "_seg.dcm", "_seg.nii.gz", "_sr.dcm")
+        f"{case}{end}"
+        for end in (".json", "_preview.html", "_preview.png", "_seg.dcm", "_seg.nii.gz", "_sr.dcm")
     ]
     folder = tmp_path / "out" / case
     image = load(unseen[1])
@@ -112,7 +115,7 @@ def test_dicom_objects_say_what_the_nifti_says(
     assert np.array_equal(read[order], own) or np.array_equal(read[order[::-1]], own)
     report = hd.sr.srread(folder / f"{case}_sr.dcm")
     (group,) = report.content.get_volumetric_roi_measurement_groups()
-    (measured,) = group.get_measurements()
+    measured, *_ = group.get_measurements()
     millilitres = float(nifti.sum()) * abs(np.linalg.det(image.affine.numpy()[:3, :3])) / 1000
     assert measured.value == pytest.approx(millilitres, rel=1e-3)
     assert group.reference_type is not None
@@ -137,8 +140,9 @@ def test_an_empty_segmentation_and_an_anonymisers_dates(unseen: tuple[Path, Path
             ds.save_as(file)
     image = load(series)
     labels = np.zeros(tuple(image.shape[1:]), np.uint8)
-    with source(series) as stack:
-        write_seg(labels, stack, ("background", "glioma"), tmp_path / "empty.dcm", title="test")
+    with study(series, Rules()) as found:
+        assert found is not None
+        write_seg(labels, found[0], ("background", "glioma"), tmp_path / "empty.dcm", maker=Maker("test"))
     assert not hd.seg.segread(tmp_path / "empty.dcm").pixel_array.any()
 
 

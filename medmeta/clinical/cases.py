@@ -1,0 +1,159 @@
+"""The cases of a run: what each is called, and its scan opened."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.choose import Passed, Rules, study
+from medmeta.clinical.outputs import Scanned
+from medmeta.clinical.pacs import Study
+from medmeta.volumes import load
+
+_LOG = logging.getLogger("medmeta.clinical")
+_SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
+_KEY = ".case-key"
+
+Input: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = tuple[Path, ...] | Study
+
+
+def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> dict[str, Source]:
+    """Name every case: by its file or folder, with as many folders above as it takes to tell them apart.
+
+    A study of an archive is named by a keyed hash of its UID: the key is drawn once and lies in ``out``, so
+    that the study has the same name in every run there and none that tells of it elsewhere.
+
+    Raises:
+        BundleError: where there is no input, or one is there twice.
+
+    Example:
+        >>> list(name_cases(["a/scan.nii.gz", "p1/image", "p2/image"], Path()))
+        ['a_scan', 'p1_image', 'p2_image']
+    """
+    given = list(inputs)
+    remote = [one for one in given if isinstance(one, Study)]
+    local = [_paths(one) for one in given if not isinstance(one, Study)]
+    absolute = [tuple(p.absolute() for p in case) for case in local]
+    if not given or not all(local) or len({*absolute, *remote}) != len(given):
+        raise BundleError(
+            "one or more different scans",
+            found=f"{len(given)} with doubles" if given else "none",
+            cure="Name each scan once.",
+        )
+    secret = _secret(out) if remote else b""
+    named = dict(zip(_apart([_parts(case[0]) for case in absolute]), local, strict=True))
+    return {**named, **{one.case(secret): one for one in remote}}
+
+
+def _paths(given: Input | Sequence[Input]) -> tuple[Path, ...]:
+    return (Path(given),) if isinstance(given, (str, os.PathLike)) else tuple(Path(p) for p in given)
+
+
+def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
+    """As few folders above as tell all apart."""
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        named = ["_".join(p[-depth:]) for p in parts]
+        if len(set(named)) == len(parts):
+            return named
+    if parts:
+        raise BundleError("scans that can be told apart by name", found="two alike", cure="Rename one.")
+    return []
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Folders and name without its suffix."""
+    stem = next((path.name[: -len(s)] for s in _SUFFIXES if path.name.lower().endswith(s)), path.name)
+    return (*path.parts[1:-1], stem or "case")
+
+
+def _secret(out: Path) -> bytes:
+    """The key of a folder's case names, drawn by whoever comes first; readable for its owner alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / _KEY
+    temporary = out / f"{_KEY}.{secrets.token_hex(4)}"
+    try:
+        if not file.exists():
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+                opened.write(secrets.token_bytes(32))
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(temporary, file)
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            "a folder to write", found=error.strerror or type(error).__name__, cure="Give another --out."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opened(source: Source, channels: int, rules: Rules) -> Iterator[Scanned]:
+    """Read a case's scan; its files are there until the end.
+
+    Args:
+        source: paths, one a channel, or a study of an archive.
+        channels: of the image.
+        rules: which series of a study to take.
+
+    Raises:
+        VolumeError: where no series fits or a file cannot be read right.
+        CohortError: where several channels are not on one grid.
+        PacsError: where the archive refuses.
+    """
+    with contextlib.ExitStack() as stack:
+        paths, passed = (
+            stack.enter_context(_fetched(source, rules)) if isinstance(source, Study) else (source, ())
+        )
+        found = stack.enter_context(study(paths[0], rules))
+        if found is None or len(paths) > 1:
+            yield Scanned(read_channels(paths, channels), *(found or ()))
+            return
+        series, chosen = found
+        for warning in series.warnings:
+            _LOG.warning("a series: %s", warning)
+        chosen = replace(chosen, passed_over=(*chosen.passed_over, *passed))
+        yield Scanned(_image(series, channels), series, chosen)
+
+
+@contextlib.contextmanager
+def _fetched(source: Study, rules: Rules) -> Iterator[tuple[tuple[Path, ...], tuple[Passed, ...]]]:
+    with source.fetched(rules) as (folder, passed):
+        yield (folder,), passed
+
+
+def _image(series: Any, channels: int) -> Any:
+    from medmeta.volumes import VolumeError
+    from medmeta.volumes.dicom_read import read_stack
+    from medmeta.volumes.loading import tensor
+
+    if channels != 1:
+        raise VolumeError("other-channels", found="one", where=series.header.path)
+    return tensor(read_stack(series))
+
+
+def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``.
+
+    Args:
+        paths: one a channel, or one NIfTI with the channels on its fourth axis.
+        channels: how many there are to be.
+
+    Raises:
+        VolumeError: where a file cannot be read right.
+        CohortError: where they are not on one grid.
+    """
+    from medmeta.volumes.reading import read_image
+    from medmeta.volumes.record import Volume
+
+    if len(paths) > 1:
+        return read_image(Volume("", tuple(paths)))
+    several = channels > 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
+    return load(paths[0], channels=channels if several else 1)

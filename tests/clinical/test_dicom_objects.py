@@ -1,0 +1,174 @@
+"""SEG and SR: others read in them what the labels say, and made again they are the same instances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.choose import Rules, study
+from medmeta.clinical.dicom_objects import Maker, write_report, write_seg
+from medmeta.clinical.measure import measure
+from medmeta.clinical.outputs import write_nifti
+from medmeta.clinical.uids import derived
+from medmeta.volumes import load, load_mask
+from tests.volumes.phantoms import SECRETS, affine, classic, enhanced, save, voxels
+
+CLASSES = ("background", "glioma", "cyst")
+PLANES = {
+    "axial": (1.0, 0, 0, 0, 1, 0),
+    "coronal": (1.0, 0, 0, 0, 0, -1),
+    "sagittal": (0.0, 1, 0, 0, 0, -1),
+    "oblique": (0.8, 0.6, 0, 0, 0, -1),
+    "flipped": (-1.0, 0, 0, 0, 1, 0),
+    "turned": (0.0, -1, 0, 1, 0, 0),
+}
+MAKER = Maker("a bundle", "0123abcd")
+
+
+def labels(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Blobs of both classes, none symmetric, with slices that hold nothing."""
+    rng = np.random.default_rng(seed)
+    made = np.zeros(shape, np.uint8)
+    made[1:5, 2:4, 1:3] = 1
+    made[4:6, 5:8, 2:5] = 2
+    made[6:9, 1:6, 3] = rng.integers(0, 3, (3, 5))
+    return made
+
+
+def made_of(folder: Path, file: Path, found: np.ndarray, maker: Maker = MAKER) -> tuple[Any, Any, Any]:
+    """SEG and SR of a folder's series; the SEG, its sources and the stack."""
+    with study(folder, Rules()) as chosen:
+        assert chosen is not None
+        made, images = write_seg(found, chosen[0], CLASSES, file, maker=maker)
+        measured = {c: measure(found == n, chosen[0].affine) for n, c in enumerate(CLASSES) if n}
+        write_report(made, images, measured, file.with_name("sr.dcm"), maker=maker)
+        return made, images, chosen[0]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_opened_again_it_equals_the_nifti(plane: str, reverse: bool, tmp_path: Path) -> None:
+    made = classic(voxels((6, 9, 11)), orientation=PLANES[plane])  # (slice, row, column)
+    save(made[::-1] if reverse else made, tmp_path / "series")
+    found = labels((11, 9, 6))
+    seg, _, stack = made_of(tmp_path / "series", tmp_path / "seg.dcm", found)
+    write_nifti(found, stack.affine, tmp_path / "seg.nii.gz")
+    image = load(tmp_path / "series")
+    assert np.allclose(image.affine.numpy(), affine(orientation=PLANES[plane]))
+    for file in ("seg.dcm", "seg.nii.gz"):
+        assert np.array_equal(load_mask(tmp_path / file, like=image)[0].numpy(), found), file
+    # an independent reader: highdicom's volume, its axes and affine its own
+    volume = hd.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    index = np.argwhere(found)
+    lps = (np.diag([-1.0, -1, 1, 1]) @ stack.affine @ np.c_[index, np.ones(len(index))].T)[:3].T
+    own = np.rint(np.asarray(volume.map_reference_to_indices(lps))).astype(int)
+    read = volume.array[tuple(own.T)]
+    assert np.array_equal(read, found[tuple(index.T)])
+    assert int((volume.array > 0).sum()) == len(index)
+    referenced = {
+        str(i.ReferencedSOPInstanceUID)
+        for s in seg.ReferencedSeriesSequence
+        for i in s.ReferencedInstanceSequence
+    }
+    assert referenced == {str(ds.SOPInstanceUID) for ds in made}
+
+
+def test_one_enhanced_file_with_shuffled_frames(tmp_path: Path) -> None:
+    save([enhanced(voxels((6, 9, 11)), order=[3, 1, 0, 5, 4, 2])], tmp_path / "series")
+    found = labels((11, 9, 6))
+    made_of(tmp_path / "series", tmp_path / "seg.dcm", found)
+    image = load(tmp_path / "series")
+    assert np.array_equal(load_mask(tmp_path / "seg.dcm", like=image)[0].numpy(), found)
+
+
+def test_patient_fields_are_the_source_s_and_the_algorithm_is_named(tmp_path: Path) -> None:
+    source = classic(voxels((6, 9, 11)))
+    save(source, tmp_path / "series")
+    made_of(tmp_path / "series", tmp_path / "seg.dcm", labels((11, 9, 6)))
+    for name in ("seg.dcm", "sr.dcm"):
+        ds = pydicom.dcmread(tmp_path / name)
+        assert (str(ds.PatientName), ds.PatientID, ds.PatientBirthDate) == SECRETS
+        assert ds.StudyInstanceUID == source[0].StudyInstanceUID
+        assert ds.SeriesInstanceUID != source[0].SeriesInstanceUID
+    first, second = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    assert (first.SegmentLabel, second.SegmentLabel) == ("glioma", "cyst")
+    algorithm = first.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, first.SegmentAlgorithmType) == ("a bundle", "AUTOMATIC")
+    assert first.SegmentedPropertyTypeCodeSequence[0].CodeValue == "108369006"
+
+
+def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
+    save(classic(voxels((6, 9, 11))), tmp_path / "series")
+    found = labels((11, 9, 6))
+    seg, _, stack = made_of(tmp_path / "series", tmp_path / "seg.dcm", found)
+    report = hd.sr.srread(tmp_path / "sr.dcm")
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == 2
+    for number, group in enumerate(groups, start=1):
+        wanted = measure(found == number, stack.affine)
+        read = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
+        assert read == {
+            "118565006": (wanted.volume_ml, "ml"),
+            "246206008": (wanted.lesion_count, "1"),
+            "103339001": (wanted.longest_diameter_mm, "mm"),
+            "L0JK": (wanted.longest_diameter_3d_mm, "mm"),
+        }
+        segment = group.referenced_segment
+        assert segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+        assert segment.referenced_segment_numbers in ([number], number)
+    evidence = {
+        str(i.ReferencedSOPInstanceUID)
+        for study_item in report.CurrentRequestedProcedureEvidenceSequence
+        for s in study_item.ReferencedSeriesSequence
+        for i in s.ReferencedSOPSequence
+    }
+    assert str(seg.SOPInstanceUID) in evidence
+
+
+def uids(folder: Path) -> list[str]:
+    read = [pydicom.dcmread(folder / name) for name in ("seg.dcm", "sr.dcm")]
+    return [str(value) for ds in read for value in (ds.SeriesInstanceUID, ds.SOPInstanceUID)]
+
+
+def test_made_again_they_are_the_same_instances(tmp_path: Path) -> None:
+    source = classic(voxels((6, 9, 11)))
+    for name in ("a", "b"):
+        save(source, tmp_path / name / "series")
+        made_of(tmp_path / name / "series", tmp_path / name / "seg.dcm", labels((11, 9, 6)))
+    assert uids(tmp_path / "a") == uids(tmp_path / "b")
+    assert len(set(uids(tmp_path / "a"))) == 4
+    for name in ("seg.dcm", "sr.dcm"):
+        one, other = (pydicom.dcmread(tmp_path / folder / name) for folder in ("a", "b"))
+        differing = {e.keyword for e in one.iterall() if e.VR in ("DA", "TM", "DT")}
+        for ds in (one, other):
+            ds.walk(lambda parent, e: parent.__delitem__(e.tag) if e.VR in ("DA", "TM", "DT") else None)
+        assert one == other, differing
+    # other labels: other instances of the same series; another bundle: other series
+    made_of(tmp_path / "b" / "series", tmp_path / "b" / "seg.dcm", labels((11, 9, 6), seed=1))
+    assert [a == b for a, b in zip(uids(tmp_path / "a"), uids(tmp_path / "b"), strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    other = Maker(MAKER.title, "another")
+    made_of(tmp_path / "b" / "series", tmp_path / "b" / "seg.dcm", labels((11, 9, 6)), other)
+    assert not set(uids(tmp_path / "a")) & set(uids(tmp_path / "b"))
+
+
+def test_derived_uids_are_valid() -> None:
+    made = {derived("seg", str(n)) for n in range(100)}
+    assert len(made) == 100
+    assert all(pydicom.uid.UID(uid).is_valid and len(uid) <= 64 for uid in made)
+
+
+def test_frames_that_do_not_correspond_are_refused(tmp_path: Path) -> None:
+    save(classic(voxels((6, 9, 11))), tmp_path / "series")
+    with pytest.raises(BundleError, match="every frame"):
+        made_of(tmp_path / "series", tmp_path / "seg.dcm", labels((11, 9, 5)))
