@@ -107,7 +107,7 @@ def measure(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Measured:
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[tuple[slice, ...], list[int]]:
-    """The box around all lesions (there is one), and where it starts: labels of a whole scan would cost its memory."""
+    """The box around all lesions, one at least, and where it starts: it is smaller than the scan."""
     sides = []
     for axis in range(3):
         there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
