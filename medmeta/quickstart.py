@@ -21,20 +21,23 @@ from medmeta.errors import MedmetaError
 from medmeta.evaluation import (
     NAMES,
     SCRATCH,
+    Catalogue,
     Judged,
+    Manifest,
     Part,
+    Proof,
     Report,
-    Trees,
+    baselines,
     cases_csv,
-    judge_classification,
-    judge_segmentation,
+    draw_classification,
+    draw_segmentation,
+    prove,
     render,
+    replay,
     versions,
 )
 from medmeta.evaluation import results as figures
 from medmeta.evaluation.metrics import dice
-from medmeta.learners import create_learner
-from medmeta.networks import build
 from medmeta.training import Recipe, Run, Schedule, plan_for, train
 from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort, split_patients
 from medmeta.volumes.progress import Track, silent
@@ -63,6 +66,8 @@ CLASSIFY = Recipe(
     lesion=4.0,
     augment=Augment(rotate=90.0, scale=0.15, apart=True),
 )
+ABSENT = 4
+"""Tumour-free patients outlined beside those of each type: enough to see false alarms, few enough to wait."""
 KEPT = 4 / 14
 """Share of the patients of the trained types whom the classifier never sees, to ask it of them too."""
 
@@ -88,13 +93,15 @@ def sample_data() -> Path:
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """What the segmentation half leaves for the report and the bundle."""
+class Half:
+    """What one of both tasks leaves for the report and the bundle."""
 
     run: Run
     store: Store
+    manifest: Manifest
+    proof: Proof
     judged: Judged
-    episode: Episode
+    episode: Episode | None = None
 
 
 def quickstart(
@@ -138,10 +145,10 @@ def quickstart(
     work.mkdir(parents=True)
     try:
         segmented = _segment(cohort, held_out, work, seed, clock, track)
-        classified, cls_run = _classify(cohort, held_out, work, seed, clock, track)
+        classified = _classify(cohort, held_out, work, seed, clock, track)
         with clock.part("bundle", "Exporting the adapted segmenter and running it with monai.bundle"):
             bundle = _bundle(cohort, held_out[0], segmented, work, seed)
-        facts = _facts(cohort, held_out, seed, clock, segmented.run, cls_run, bundle)
+        facts = _facts(cohort, held_out, seed, clock, segmented.run, classified.run, bundle)
         _write(work, segmented, classified, held_out, seed, clock, facts)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -184,7 +191,7 @@ def _held_out(cohort: Cohort) -> tuple[str, ...]:
 
 def _segment(
     cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
-) -> Segmented:
+) -> Half:
     recipe = replace(SEGMENT, seed=seed)
     seen = [v for v in cohort.volumes if v.tumour not in held_out]
     with clock.part("prepare", f"Reading {len(cohort.volumes)} volumes; held out: {', '.join(held_out)}"):
@@ -192,29 +199,21 @@ def _segment(
         store.fill(cohort.volumes, track=track)
     with clock.part("train segmenter", "Meta-training the segmenter (MAML)"):
         run = train(cohort, recipe, out=work / "segmenter", hold_out=held_out, store=store, track=track)
-    methods = {
-        "maml": run.learner,
-        "pretrain-finetune": _warm(run),
-        "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
-        "pixel-trees": Trees(seed),
-    }
     with clock.part("judge segmenter", "Adapting to each held-out type, judging on all other patients"):
-        judged = judge_segmentation(
-            methods, cohort.volumes, held_out, store, shots=SHOTS, episodes=2, seed=seed, track=track
-        )
+        judges = run.unseen(cohort.volumes)
+        catalogue = Catalogue(judges)
+        options: dict[str, Any] = {"shots": SHOTS, "seed": seed, "catalogue": catalogue}
+        manifest = draw_segmentation(judges, held_out, store.plan, episodes=2, absent=ABSENT, **options)
+        proof = prove(run, held_out, [catalogue[k] for k in sorted(manifest.cases)], store)
+        methods = {"maml": run.learner, **baselines(run, seed)}
+        judged = replay(methods, manifest, catalogue, store, track=track)
     shown = TaskSource(tuple(seen), store, seed=seed, shot=2, query=2, crops=1)[0]
-    return Segmented(run, store, judged, shown)
-
-
-def _warm(run: Run) -> Any:
-    if run.warm is None:
-        raise TypeError("the recipe has no warm start")
-    return run.warm
+    return Half(run, store, manifest, proof, judged, shown)
 
 
 def _classify(
     cohort: Cohort, held_out: tuple[str, ...], work: Path, seed: int, clock: Clock, track: Track
-) -> tuple[Judged, Run]:
+) -> Half:
     recipe = replace(CLASSIFY, seed=seed)
     with clock.part("train classifier", "Meta-training the classifier of outlined lesions (prototypes)"):
         old = [v for v in cohort.volumes if v.tumour and v.mask and v.tumour not in held_out]
@@ -224,25 +223,16 @@ def _classify(
         mine = (*known, *(v for v in cohort.volumes if v.tumour in held_out))
         seen = replace(cohort, volumes=mine)
         run = train(seen, recipe, out=work / "classifier", hold_out=held_out, store=store, track=track)
-    methods = {
-        "prototypical": run.learner,
-        "pretrain-finetune": _warm(run),
-        "finetune-scratch": create_learner("finetune-scratch", build(run.network), **SCRATCH),
-        "pixel-trees": Trees(seed),
-    }
     with clock.part("judge classifier", "Telling each held-out type from all others"):
-        judged = judge_classification(
-            methods,
-            run.new_patients(cohort.volumes),
-            held_out,
-            store,
-            known=known,
-            shots=SHOTS,
-            episodes=4,
-            seed=seed,
-            track=track,
-        )
-    return judged, run
+        judges = run.new_patients(cohort.volumes)
+        catalogue = Catalogue(v for v in (*judges, *known) if store.plan.takes(v))
+        options: dict[str, Any] = {"shots": SHOTS, "seed": seed, "catalogue": catalogue}
+        manifest = draw_classification(judges, held_out, store.plan, known=known, episodes=4, **options)
+        asked = sorted({k for e in manifest.episodes for k in e.query})
+        proof = prove(run, held_out, [catalogue[k] for k in asked], store)
+        methods = {"prototypical": run.learner, **baselines(run, seed)}
+        judged = replay(methods, manifest, catalogue, store, track=track)
+    return Half(run, store, manifest, proof, judged)
 
 
 @dataclass(frozen=True)
@@ -255,7 +245,7 @@ class Bundled:
     grid: str
 
 
-def _bundle(cohort: Cohort, tumour: str, segmented: Segmented, work: Path, seed: int) -> Bundled | None:
+def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int) -> Bundled | None:
     """Adapt on 5 patients, export, run monai.bundle on a DICOM series of another patient."""
     from medmeta.clinical import export
 
@@ -346,26 +336,38 @@ def _facts(
 
 def _write(
     work: Path,
-    segmented: Segmented,
-    classified: Judged,
+    segmented: Half,
+    classified: Half,
     held_out: tuple[str, ...],
     seed: int,
     clock: Clock,
     facts: dict[str, str],
 ) -> None:
+    halves = {"segmenter": segmented, "classifier": classified}
     page = render(
         Report(
             "A tumour type never seen before, from a few labelled patients",
             "medmeta quickstart on synthetic patients: a test of the method, not a clinical result",
             [
                 Part(segmented.judged, "maml", NAMES_SEGMENT),
-                Part(classified, "prototypical", NAMES_CLASSIFY),
+                Part(classified.judged, "prototypical", NAMES_CLASSIFY),
             ],
             facts,
             segmented.episode,
+            proof=[f"The {name}. {line}" for name, half in halves.items() for line in half.proof.lines()],
         )
     )
     (work / "report.html").write_text(page)
-    content = figures([segmented.judged, classified], held_out=held_out, seed=seed, seconds=clock.seconds)
-    (work / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    (work / "cases.csv").write_text(cases_csv([segmented.judged, classified]))
+    both = [half.judged for half in halves.values()]
+    content = figures(
+        both,
+        held_out=held_out,
+        seed=seed,
+        seconds=clock.seconds,
+        manifests=[half.manifest for half in halves.values()],
+        proofs=[half.proof for half in halves.values()],
+    )
+    (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (work / "cases.csv").write_text(cases_csv(both))
+    for half in halves.values():
+        (work / f"manifest-{half.manifest.task}.json").write_text(half.manifest.text())

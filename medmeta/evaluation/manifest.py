@@ -361,9 +361,9 @@ def draw_classification(
 
 
 def _others(catalogue: Catalogue, judged: Sequence[Volume], drawn: Sequence[Volume]) -> tuple[Key, ...]:
-    """Keys of those who are judged, without copies of images that were learnt from."""
+    """Keys of those who are judged, sorted, without copies of images that were learnt from."""
     learnt = {k.image for k in catalogue.keys(drawn)}
-    return tuple(k for k in catalogue.keys(judged) if k.image not in learnt)
+    return tuple(k for k in sorted(catalogue.keys(judged)) if k.image not in learnt)
 
 
 def _supports(

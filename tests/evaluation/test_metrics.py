@@ -9,8 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_erosion, distance_transform_edt
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 from medmeta.evaluation import metrics
 
@@ -54,6 +63,10 @@ def test_what_is_undefined_is_decided() -> None:
     assert metrics.surface_dice(nothing, nothing, (1, 1, 1), 1.0) is None
     assert metrics.surface_dice(nothing, something, (1, 1, 1), 1.0) == 0
     assert metrics.auroc(np.array([0.2, 0.3]), np.array([True, True])) is None
+    assert metrics.auprc(np.array([0.2, 0.3]), np.array([True, True])) is None
+    assert metrics.sensitivity_at(np.array([0.2, 0.3]), np.array([True, True])) is None
+    assert metrics.surface(nothing, something, (1, 1, 1), 1.0) == (pytest.approx(math.sqrt(48)), 0.0)
+    assert metrics.surface(something, nothing, (1, 1, 1), 1.0) == (None, 0.0)
     assert metrics.accuracy(np.array([0.2, 0.3]), np.array([False, False])) is None
 
 
@@ -66,6 +79,47 @@ def test_areas_and_accuracies_are_those_of_scikit_learn(seed: int, n: int) -> No
     score = np.round(generator.random(n), 1)  # with ties
     assert metrics.auroc(score, truth) == pytest.approx(roc_auc_score(truth, score))
     assert metrics.accuracy(score, truth) == pytest.approx(balanced_accuracy_score(truth, score > 0.5))
+    assert metrics.auprc(score, truth) == pytest.approx(average_precision_score(truth, score))
+    assert metrics.brier(score, truth) == pytest.approx(brier_score_loss(truth, score))
+    wrong, right, _ = roc_curve(truth, score, drop_intermediate=False)
+    for specificity in (0.5, 0.9, 1.0):
+        expected = right[1 - wrong >= specificity - 1e-12].max()
+        assert metrics.sensitivity_at(score, truth, specificity) == pytest.approx(expected)
+
+
+def test_calibration_is_that_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    score = generator.random(500) * 0.98 + 0.005
+    truth = generator.random(500) < score**2  # overconfident
+    rows = metrics.reliability(score, truth, 10)
+    share, mean = calibration_curve(truth, score, n_bins=10)
+    assert [r[0] for r in rows] == pytest.approx(mean)
+    assert [r[1] for r in rows] == pytest.approx(share)
+    counts = np.histogram(score, 10, (0, 1))[0]
+    assert [r[2] for r in rows] == counts.tolist()
+    assert metrics.calibration_error(score, truth) == pytest.approx((abs(share - mean) * counts).sum() / 500)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_surface_figures_are_those_of_monai(seed: int) -> None:
+    found, truth = two_masks(seed)
+    spacing = (1.5, 1.0, 2.5)
+    pair = {"include_background": True, "spacing": list(spacing)}
+    distance, near = metrics.surface(found, truth, spacing, 2.0)
+    ours, theirs = found[None, None], truth[None, None]
+    assert distance == pytest.approx(float(compute_hausdorff_distance(ours, theirs, percentile=95, **pair)))
+    assert near == pytest.approx(float(compute_surface_dice(ours, theirs, [2.0], **pair)))
+    assert metrics.surface_dice(found, truth, spacing, 2.0) == pytest.approx(near)
+
+
+def test_on_slices_with_the_target_false_ones_elsewhere_do_not_count() -> None:
+    truth = torch.zeros(6, 6, 5, dtype=torch.bool)
+    truth[1:4, 1:4, 2:4] = True
+    found = truth.clone()
+    found[:, :, 0] = True
+    assert metrics.target_slices_dice(found, truth, 2) == 1.0
+    assert metrics.dice(found, truth) == pytest.approx(36 / (18 + 54))
+    assert metrics.target_slices_dice(found, torch.zeros_like(truth), 2) is None
 
 
 def test_a_lesion_counts_once_and_a_false_one_too() -> None:

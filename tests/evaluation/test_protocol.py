@@ -20,7 +20,6 @@ from medmeta.evaluation import (
     EvaluationError,
     Judged,
     Trees,
-    clustered,
     evaluate,
     judge_classification,
     judge_segmentation,
@@ -144,17 +143,6 @@ def test_classification_asks_which_of_all_types(cohort: Cohort) -> None:
         assert set(support.patients) & {store.patient(v) for v in known}
     accuracy = judged.table()["rimose"]["1"]["one"]["accuracy"].mean
     assert accuracy == pytest.approx(1 / 3, abs=1e-4)  # it always says the same
-
-
-def test_an_interval_is_wider_than_that_of_independent_cases() -> None:
-    """Twenty voxels of one patient are not twenty patients."""
-    generator = np.random.default_rng(0)
-    patient = np.repeat(np.arange(8), 20)
-    values = generator.normal(size=8)[patient] + 0.01 * generator.normal(size=160)
-    mean = lambda i: float(values[i].mean())  # noqa: E731
-    clusters = clustered([f"{p}" for p in patient], [0] * 160, mean)
-    apart = clustered([f"{p}" for p in range(160)], [0] * 160, mean)
-    assert clusters.high - clusters.low > 3 * (apart.high - apart.low)  # type: ignore[operator]
 
 
 def judged_phantom() -> Judged:

@@ -1,0 +1,323 @@
+"""Episodes: written first, replayed to the case, by another program too; and what was held out is proved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medmeta.evaluation import (
+    Answers,
+    Beside,
+    Catalogue,
+    EvaluationError,
+    Trees,
+    draw_classification,
+    draw_segmentation,
+    evaluate,
+    open_manifest,
+    replay,
+    results,
+    write_manifest,
+)
+from medmeta.evaluation.baselines import NAMES, CopiedMask, Majority, NearestPixels
+from medmeta.evaluation.manifest import Manifest, read
+from medmeta.evaluation.proof import check_names, prove
+from medmeta.evaluation.protocol import judged_values
+from medmeta.training import Recipe, Run, RunError, Schedule, train
+from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, make_plan
+from medmeta.volumes.names import same_type
+
+SHAPE = (20, 18, 12)
+
+
+def patient(folder: Path, name: str, kind: str | None, *, seed: int) -> Volume:
+    """A noisy scan with a bright block, or with none."""
+    generator = np.random.default_rng(seed)
+    voxels, mask = generator.normal(size=SHAPE).astype("f4"), np.zeros(SHAPE, "u1")
+    corner = generator.integers(2, 6, 3)
+    place = tuple(slice(c, c + 5) for c in corner)
+    files = {"image": voxels}
+    if kind:
+        mask[place] = 1
+        voxels[place] += {"cyst": 3, "nodule": 5}.get(kind, 4)
+        files["mask"] = mask
+    for word, array in files.items():
+        nibabel.save(
+            nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])), folder / f"{name}_{word}.nii.gz"
+        )
+    image = folder / f"{name}_image.nii.gz"
+    return Volume(name, (image,), folder / f"{name}_mask.nii.gz" if kind else None, kind)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Five patients of each of three types, and four free of all."""
+    folder = tmp_path_factory.mktemp("cohort")
+    kinds = ["cyst"] * 5 + ["nodule"] * 5 + ["spot"] * 5 + [None] * 4
+    volumes = [patient(folder, f"p{n:02}", kind, seed=n) for n, kind in enumerate(kinds)]
+    return Cohort("made", tuple(volumes), folder)
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trained for two steps; what it learnt does not matter."""
+    recipe = Recipe(learner="prototypical", schedule=Schedule(steps=2), shot=(1, 1), patch=(16, 16, 8))
+    return train(cohort, recipe, out=tmp_path_factory.mktemp("run") / "run", hold_out=["cyst"])
+
+
+PLAN = Plan(3, (1.0, 1.0, 2.0), (16, 16, 8), 1)
+
+
+def drawn(cohort: Cohort, **options) -> Manifest:
+    return draw_segmentation(cohort.volumes, ["cyst"], PLAN, **{"shots": (1, 3), "episodes": 2, **options})
+
+
+def test_a_manifest_names_no_patient_and_is_the_same_wherever_the_data_lies(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    made = drawn(cohort)
+    text = made.text()
+    assert read(text) == made
+    assert not any(v.patient in text or v.image[0].name in text for v in cohort.volumes)
+    moved = []
+    for number, v in enumerate(reversed(cohort.volumes)):
+        file = tmp_path / f"other{number}.nii.gz"
+        shutil.copy(v.image[0], file)
+        moved.append(replace(v, image=(file,)))
+    assert Catalogue(moved).keys(moved)[::-1] == Catalogue(cohort.volumes).keys(cohort.volumes)
+    Catalogue(moved).check(made)
+    assert drawn(replace(cohort, volumes=tuple(moved))).digest == made.digest
+    assert drawn(cohort, seed=1).digest != made.digest
+
+
+def test_supports_are_nested_and_nobody_is_on_both_sides(cohort: Cohort) -> None:
+    made, catalogue = drawn(cohort), Catalogue(cohort.volumes)
+    by_place = {(e.shot, e.draw): e for e in made.episodes}
+    for draw in range(2):
+        assert set(by_place[1, draw].support) < set(by_place[3, draw].support)
+    for e in made.episodes:
+        sides = [{catalogue[k].patient for k in side} for side in (e.support, e.query)]
+        assert not sides[0] & sides[1]
+        assert len(sides[0]) == e.shot
+        assert sum(k.kind == "none" for k in e.query) == 4
+    assert sum(k.kind == "none" for k in drawn(cohort, absent=2).episodes[0].query) == 2
+
+
+def test_a_manifest_whose_cases_are_missing_or_that_is_none_is_one_clear_error(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    made = drawn(cohort)
+    with pytest.raises(EvaluationError, match=r"found 1 missing \(cyst\)"):
+        Catalogue(cohort.volumes[1:]).check(made)
+    cousins = [replace(v, patient="same") for v in cohort.volumes]
+    with pytest.raises(EvaluationError, match=r"on both sides in this cohort"):
+        Catalogue(cousins).check(made)
+    file = tmp_path / "manifest.json"
+    with pytest.raises(EvaluationError, match="none at the path"):
+        open_manifest(file)
+    file.write_text('{"format": "other"}')
+    with pytest.raises(EvaluationError, match="another document"):
+        open_manifest(file)
+    broken = json.loads(made.text())
+    broken["episodes"][0]["query"] += broken["episodes"][0]["support"]
+    file.write_text(json.dumps(broken))
+    with pytest.raises(EvaluationError, match="1 in both"):
+        open_manifest(file)
+
+
+def test_a_query_that_never_shows_the_type_is_refused(cohort: Cohort) -> None:
+    made = drawn(cohort, shots=(1,), episodes=1)
+    only = tuple(k for k in made.episodes[0].query if k.kind == "none")
+    empty = replace(made, episodes=(replace(made.episodes[0], query=only),))
+    store = Store(PLAN, salt="s")
+    with pytest.raises(EvaluationError, match="4 without it"):
+        replay({"trees": Trees()}, empty, Catalogue(cohort.volumes), store)
+
+
+def judged_masks(
+    cohort: Cohort, folder: Path, change: Callable[[np.ndarray], np.ndarray], *, leave_out: int = 0
+) -> tuple[Manifest, Answers]:
+    """Another program's masks: the truth, changed; of free patients nothing at all."""
+    made, catalogue = drawn(cohort, shots=(1,)), Catalogue(cohort.volumes)
+    for e in made.episodes:
+        (folder / e.name).mkdir(parents=True)
+        for key in sorted(e.query, key=lambda k: k.kind)[leave_out:]:
+            volume = catalogue[key]
+            image = nibabel.load(volume.image[0])
+            truth = (
+                np.zeros(SHAPE, "u1")
+                if volume.mask is None
+                else np.asarray(nibabel.load(volume.mask).dataobj)
+            )
+            nibabel.save(
+                nibabel.Nifti1Image(change(truth), image.affine), folder / e.name / f"{key.image}.nii.gz"
+            )
+    return made, Answers(folder, made)
+
+
+def test_another_program_is_judged_on_the_same_episodes(cohort: Cohort, tmp_path: Path) -> None:
+    made, answers = judged_masks(cohort, tmp_path, lambda truth: truth)
+    judged = replay({"theirs": answers}, made, Catalogue(cohort.volumes), Store(PLAN, salt="s"))
+    row = judged.table()["cyst"]["1"]["theirs"]
+    for name in ("dice", "dice_target_slices", "nsd", "lesion_sensitivity"):
+        assert row[name].mean == 1.0
+    assert row["false_alarm_rate"].mean == 0.0
+    assert 0 < row["false_alarm_rate"].high < 0.7  # type: ignore[operator]  # four free patients say little
+    assert row["hd95_mm"].mean == row["volume_error_ml"].mean == row["false_lesions"].mean == 0.0
+    content = results([judged], held_out=["cyst"], seed=0, seconds=1.0, manifests=[made])
+    assert content["target_absent"]["cyst"]["1"]["theirs"]["rightly_nothing"] == 8
+    assert content["manifest"]["segmentation"]["sha256"] == made.digest
+
+
+def test_what_is_missing_counts_as_the_worst_and_a_false_alarm_as_one(cohort: Cohort, tmp_path: Path) -> None:
+    everything = lambda truth: np.ones_like(truth)  # noqa: E731
+    made, answers = judged_masks(cohort, tmp_path, everything, leave_out=1)
+    judged = replay({"theirs": answers}, made, Catalogue(cohort.volumes), Store(PLAN, salt="s"))
+    missing = [c for c in judged.cases if c.missing]
+    assert len(missing) == len(made.episodes)
+    assert all(c.values["dice"] == c.values["nsd"] == 0 for c in missing)
+    row = judged.table()["cyst"]["1"]["theirs"]
+    assert row["false_alarm_rate"].mean == 1.0
+    assert row["false_volume_ml"].mean == pytest.approx(20 * 18 * 12 * 2 / 1000)
+    assert row["dice"].mean < row["dice_target_slices"].mean  # type: ignore[operator]
+    assert any(
+        "predictions were missing" in w for w in results([judged], held_out=[], seed=0, seconds=1)["warnings"]
+    )
+    with pytest.raises(EvaluationError, match="none of the manifest's episodes"):
+        Answers(tmp_path / made.episodes[0].name, made)
+
+
+def test_probabilities_of_another_program(cohort: Cohort, tmp_path: Path) -> None:
+    made = draw_classification(
+        cohort.volumes,
+        ["cyst"],
+        make_plan(cohort.volumes, whole=True, patch=(8, 8, 8)),
+        shots=(1,),
+        episodes=2,
+    )
+    asked = [(e, k) for e in made.episodes for k in sorted(e.query, key=lambda k: k.kind)]
+    rows = [f"{e.name},{k.image},cyst,{0.9 if k.kind == 'cyst' else 0.2}" for e, k in asked]
+    file = tmp_path / "predictions.csv"
+    file.write_text("\n".join(["episode,image,type,probability", *rows[1:]]))  # a cyst is missing
+    store = Store(make_plan(cohort.volumes, whole=True, patch=(8, 8, 8)), salt="s")
+    catalogue = Catalogue(cohort.volumes)
+    methods = {"theirs": Answers(tmp_path, made), "majority": Majority(), "nearest": NearestPixels()}
+    judged = replay(methods, made, catalogue, store)
+    assert sum(c.missing for c in judged.cases) == 1
+    table = judged.table()["cyst"]["1"]
+    assert (
+        table["theirs"]["auroc"].mean == (1 + 0.75) / 2
+    )  # one of four is below all others in one of two draws
+    assert table["theirs"]["brier"].mean < 0.1  # type: ignore[operator]
+    assert table["majority"]["auroc"].mean == 0.5
+    assert table["majority"]["accuracy"].mean == 0.5
+    file.write_text("episode,image,type,probability\na,b,cyst,1.5\n")
+    with pytest.raises(EvaluationError, match=r"'1.5' in line 2"):
+        Answers(tmp_path, made)
+    file.write_text("episode,image\n")
+    with pytest.raises(EvaluationError, match="no row"):
+        Answers(tmp_path, made)
+
+
+def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    made = write_manifest(
+        run, cohort, "cyst", tmp_path / "m.json", shots=(1,), episodes=1, paths=tmp_path / "p.csv"
+    )
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 1 + len(made.cases)
+    with pytest.raises(EvaluationError, match="one that does"):
+        write_manifest(run, cohort, "cyst", tmp_path / "m.json")
+    first = evaluate(run, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
+    assert (tmp_path / "one" / "manifest.json").read_text() == (tmp_path / "m.json").read_text()
+    beside = Beside(trained_on=[cohort])
+    again = evaluate(
+        run, cohort, tmp_path / "two", manifest=open_manifest(tmp_path / "m.json"), beside=beside
+    )
+    assert first["results"] == again["results"]
+    assert first["differences"] == again["differences"]
+    methods = set(first["results"]["cyst"]["1"])
+    assert methods == {"prototypical", "safeguarded", *NAMES} - {
+        "pretrain-finetune", "pretrain-linear", "ridge-untrained", "nearest-pixels", "majority",
+    }  # fmt: skip
+    proof = again["proof"][0]
+    assert proof["voxels"] == proof["trained"]["images"] * proof["judged"]["images"] > 0
+    assert proof["near"] > 0
+    page = (tmp_path / "two" / "report.html").read_text()
+    assert "What was held out, and how that is known" in page
+    assert "nan" not in (tmp_path / "two" / "results.json").read_text().lower()
+    with pytest.raises(EvaluationError, match="a manifest of 'nodule'"):
+        evaluate(run, cohort, tmp_path / "three", tumour="nodule", manifest=made)
+    assert not (tmp_path / "three").exists()
+
+
+def test_a_type_under_another_name_and_an_image_in_another_cohort_are_found(
+    run: Run, cohort: Cohort, tmp_path: Path
+) -> None:
+    with pytest.raises(EvaluationError, match="'nodule', the same but for case or spelling"):
+        check_names(run, ["Nodules"])
+    renamed = tuple(replace(v, tumour="Cyst") if v.patient == "p00" else v for v in cohort.volumes)
+    with pytest.raises(RunError, match="'Cyst', the same but for case or spelling"):
+        train(replace(cohort, volumes=renamed), Recipe(), out=tmp_path / "run", hold_out=["cyst"])
+    store = Store(run.plan, salt=run.config["salt"])
+    new = [v for v in cohort.volumes if v.tumour == "cyst"]
+    assert prove(run, ["cyst"], new, store).names > 0
+    # a training image again, as another patient's, uncompressed, turned to another orientation, called a cyst
+    seen = next(v for v in cohort.volumes if v.tumour == "nodule")
+    image = nibabel.load(seen.image[0]).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    nibabel.save(image, tmp_path / "stranger.nii")
+    stranger = Volume("stranger", (tmp_path / "stranger.nii",), seen.mask, "cyst")
+    with pytest.raises(EvaluationError, match="1 with the very voxels"):
+        prove(run, ["cyst"], [*new, stranger], store)
+    twin = replace(new[0], patient="twin")
+    with pytest.raises(EvaluationError, match="under two or more patients"):
+        prove(run, ["cyst"], [*new, twin], store)
+    with pytest.raises(EvaluationError, match="patients whom training has not seen"):
+        prove(run, ["cyst"], [seen], store)
+
+
+def test_names_of_one_type() -> None:
+    assert same_type("Tumour", "tumors")
+    assert same_type("liver-metastasis", "Liver Metastasis")
+    assert same_type("meningioma", "menigioma")
+    assert not same_type("label_1", "label_2")
+    assert not same_type("T1 glioma", "T2 glioma")
+    assert not same_type("left", "right")
+    assert not same_type("meningioma", "melanoma")
+
+
+def test_a_copied_mask_is_the_majority_at_the_same_place() -> None:
+    masks = torch.zeros(3, 8, 8)
+    masks[:2, 2:4, 2:4] = 1
+    masks[2, 6:, 6:] = 1
+    scans = [labelled(m) for m in masks]
+    found = CopiedMask().learn(scans)(torch.rand(1, 1, 16, 16)).argmax(1)[0]
+    expected = torch.zeros(16, 16, dtype=torch.int64)
+    expected[4:8, 4:8] = 1
+    # linear interpolation rounds the corners off
+    assert int((found != expected).sum()) <= 4
+    assert int(found.sum()) >= 12
+
+
+def labelled(mask: torch.Tensor) -> Prepared:
+    return Prepared(torch.rand(1, 8, 8), mask, torch.eye(4), "p", "cyst")
+
+
+def test_where_there_is_no_target_overlap_says_nothing() -> None:
+    nothing = torch.zeros(6, 6, 4, dtype=torch.bool)
+    something = nothing.clone()
+    something[1:3, 1:3, 1:3] = True
+    quiet, alarm = (judged_values(found, nothing, (1, 1, 2), 2.0) for found in (nothing, something))
+    assert quiet["dice"] is None
+    assert alarm["dice"] is None
+    assert (quiet["false_alarm"], alarm["false_alarm"]) == (0.0, 1.0)
+    assert alarm["false_volume_ml"] == pytest.approx(8 * 2 / 1000)
+    missed = judged_values(nothing, something, (1, 1, 2), 2.0)
+    assert (missed["dice"], missed["nsd"], missed["lesions_hit"]) == (0.0, 0.0, 0.0)
+    assert "false_alarm" not in missed
