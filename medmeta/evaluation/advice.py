@@ -12,10 +12,9 @@ from medmeta.evaluation.curve import Curve, ahead, learning_curves
 from medmeta.evaluation.differences import Difference
 from medmeta.evaluation.intervals import Interval
 from medmeta.evaluation.labels_saved import Needed, Slope, labels_needed, slope
-from medmeta.evaluation.protocol import Case, Judged
+from medmeta.evaluation.records import Case, Judged
+from medmeta.evaluation.scores import FIRST, SCORES
 
-FIRST = {"segmentation": ("dice", "Dice"), "classification": ("auroc", "AUROC")}
-"""The metric that decides, by task, and its name."""
 FURTHER = (10, 20)
 """Labels at which the best plain way is judged besides, to see how many it needs."""
 
@@ -104,7 +103,8 @@ def advise(judged: Judged, learnt: Collection[str], *, further: Judged | None = 
 def _one(
     tumour: str, task: str, cases: Sequence[Case], more: Sequence[Case], learnt: Collection[str]
 ) -> Advice | None:
-    metric, label = FIRST[task]
+    metric = FIRST[task]
+    label = SCORES[task][metric].label
     all_cases = [*cases, *more]
     curves = learning_curves(all_cases, metric)
     shots = sorted({c.shot for c in cases})

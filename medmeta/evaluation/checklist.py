@@ -86,7 +86,7 @@ TRIPOD: Mapping[str, tuple[str, str, str]] = {
     "17": ("ethics approval", "", _AUTHORS),
     "18a": ("who paid", "", _AUTHORS),
     "18b": ("conflicts of interest", "", _AUTHORS),
-    "18c": ("where the protocol can be read", "proof", "episodes are fixed by the seed"),
+    "18c": ("where the protocol can be read", "proof", "every episode, in manifest.json"),
     "18d": ("registration", "", _AUTHORS),
     "18e": ("whether data are shared", "", _AUTHORS),
     "18f": ("where the code is", "made", "medmeta and its version"),
@@ -148,7 +148,7 @@ CLAIM: Mapping[str, tuple[str, str, str]] = {
     "39": ("what went wrong where it did", "failures", "worst cases, with the reason"),
     "40": ("limits", "answer", "warnings; the study's own are for the authors"),
     "41": ("what it means in practice", "answer", "which method to use, whether to label more"),
-    "42": ("where the full protocol is", "proof", "episodes are fixed by the seed"),
+    "42": ("where the full protocol is", "proof", "every episode, in manifest.json"),
     "43": ("availability of software, model and data", "made", "medmeta and its version"),
     "44": ("who paid", "", _AUTHORS),
 }  # fmt: skip

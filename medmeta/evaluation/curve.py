@@ -8,18 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medmeta.evaluation import metrics
 from medmeta.evaluation.differences import Difference, difference
 from medmeta.evaluation.intervals import (
     RESAMPLES,
     Cells,
     Interval,
-    cells_of,
     interval,
-    pseudo_values,
     resampled,
 )
-from medmeta.evaluation.protocol import Case
+from medmeta.evaluation.records import Case
+from medmeta.evaluation.scores import SCORES, task_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
 
     Args:
         cases: of one tumour type.
-        metric: the name of a value of each case; or ``"auroc"``, of the probabilities within each draw.
+        metric: one of :data:`medmeta.evaluation.scores.SCORES`.
 
     Example:
         >>> cases = [Case("a", k, "m", 0, str(p), {"dice": k * p / 10}) for k in (1, 2) for p in (1, 2, 3)]
@@ -81,16 +79,11 @@ def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
 
 def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: Sequence[int]) -> Cells:
     """What each patient counts, on a grid of all draws and patients."""
-    whose, drawn = [c.patient for c in cases], [c.draw for c in cases]
-    if metric == "auroc":
-        chance = np.array([np.nan if c.probability is None else c.probability for c in cases])
-        truth = np.array([c.truth for c in cases])
-        some = pseudo_values(whose, drawn, lambda i: metrics.auroc(chance[i], truth[i]))
-    else:
-        some = cells_of(whose, drawn, [c.values.get(metric) for c in cases])
+    some = SCORES[task_of(cases)][metric].make(cases)
+    whose, drawn = {c.patient for c in cases}, {c.draw for c in cases}
     whole = np.full((len(draws), len(patients)), np.nan)
-    rows = [draws.index(d) for d in sorted(set(drawn))]
-    columns = [patients.index(p) for p in sorted(set(whose))]
+    rows = [draws.index(d) for d in sorted(drawn)]
+    columns = [patients.index(p) for p in sorted(whose)]
     whole[np.ix_(rows, columns)] = some
     return whole
 

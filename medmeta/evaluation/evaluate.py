@@ -8,11 +8,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medmeta.errors import nearest
+from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines, tuned, validation_episodes
 from medmeta.evaluation.manifest import Catalogue, Manifest, draw_classification, draw_segmentation
@@ -112,6 +113,7 @@ def evaluate(
         for name, where in beside.predictions.items():
             judges[name] = Answers(where, manifest)
         judged = replay(judges, manifest, catalogue, store, tolerance=beside.tolerance, track=track)
+        further = _further(run, cohort, judged, methods, manifest, catalogue, store, track)
         content = results(
             [judged],
             held_out=run.held_out,
@@ -121,9 +123,11 @@ def evaluate(
             proofs=[proof],
             tuning={run.task: tuning},
         )
-        page = _page(run, judged, manifest, proof, tuning, beside)
+        learnt = {run.learner.name, *LEARNT}
+        content["answer"] = [a.to_json() for a in advise(judged, learnt, further=further)]
+        page = _page(run, judged, further, manifest, proof, tuning, beside)
         (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        (work / "cases.csv").write_text(cases_csv([judged]))
+        (work / "cases.csv").write_text(cases_csv([judged, *filter(None, [further])]))
         (work / "report.html").write_text(page)
     return content
 
@@ -269,8 +273,44 @@ def _at_least_one(shots: Sequence[int], episodes: int) -> None:
         )
 
 
+def _further(
+    run: Run,
+    cohort: Cohort,
+    judged: Judged,
+    methods: Mapping[str, Method | ScanMethod],
+    manifest: Manifest,
+    catalogue: Catalogue,
+    store: Store,
+    track: Track,
+) -> Judged | None:
+    """Our best plain way at more labels, to see how many it needs; other programs have answered already."""
+    (tumour,) = manifest.tumours[:1]
+    known = _known(run, cohort, max(e.shot for e in manifest.episodes)) if run.plan.lesion is not None else ()
+    volumes = [v for v in run.unseen(cohort.volumes) if run.plan.takes(v)]
+    classes: dict[str | None, set[str]] = {tumour: set()}
+    for v in (*volumes, *known):
+        if run.task == "classification" or (v.tumour == tumour and v.mask is not None):
+            name = v.tumour if known or v.tumour == tumour else None  # else the rest is a class
+            classes.setdefault(name, set()).add(v.patient)
+
+    def judge(method: str, shots: Sequence[int]) -> Judged:
+        options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed, "catalogue": catalogue}
+        more = manifest_of(run, cohort, tumour, shots=shots, **options)
+        return replay({method: methods[method]}, more, catalogue, store, track=track)
+
+    ours = replace(judged, cases=tuple(c for c in judged.cases if c.method in methods))
+    available = min(len(patients) for patients in classes.values())
+    return judge_further(ours, {run.learner.name, *LEARNT}, available, judge)
+
+
 def _page(
-    run: Run, judged: Judged, manifest: Manifest, proof: Proof, tuning: Mapping[str, Any], beside: Beside
+    run: Run,
+    judged: Judged,
+    further: Judged | None,
+    manifest: Manifest,
+    proof: Proof,
+    tuning: Mapping[str, Any],
+    beside: Beside,
 ) -> str:
     names = {
         run.learner.name: f"meta-trained ({run.learner.name})",
@@ -283,7 +323,7 @@ def _page(
         Report(
             f"{', '.join(manifest.tumours)}: {run.task} from a few labelled patients",
             "Research use only",
-            [Part(judged, run.learner.name, shown, learnt=LEARNT)],
+            [Part(judged, run.learner.name, shown, further, LEARNT)],
             _facts(run, judged, manifest, tuning),
             proof=proof.lines(),
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medmeta.evaluation.protocol import Picture
+from medmeta.evaluation.records import Picture
 
 WRONG_SIZE = 1.5
 """Times too large or too small from which a failure is one of size."""

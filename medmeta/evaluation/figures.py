@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from medmeta.evaluation.intervals import Interval, clustered
-from medmeta.evaluation.protocol import Case, Picture
+from medmeta.evaluation.records import Case, Picture
 
 Table: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Interval]]]]
 """Metric with its interval, by tumour, shots and method."""

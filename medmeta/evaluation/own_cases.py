@@ -9,16 +9,12 @@ from typing import Any
 
 from medmeta.errors import nearest
 from medmeta.evaluation.advice import Advice, advise
-from medmeta.evaluation.baselines import NAMES, SCRATCH
+from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, baselines
 from medmeta.evaluation.evaluate import LEARNT
 from medmeta.evaluation.pixels import Trees
-from medmeta.evaluation.protocol import (
-    EvaluationError,
-    Judged,
-    Method,
-    judge_classification,
-    judge_segmentation,
-)
+from medmeta.evaluation.proof import check_names
+from medmeta.evaluation.protocol import Judge, judge_classification, judge_segmentation
+from medmeta.evaluation.records import EvaluationError, Judged
 from medmeta.evaluation.words import answer, cautions
 from medmeta.learners import Safeguarded, create_learner
 from medmeta.networks import build, encoder, unet
@@ -107,8 +103,10 @@ def advise_on(
     names |= {"safeguarded": "meta-trained, then fine-tuned while those left out gain", **NAMES}
     methods = _methods(run, store, task, seed)
     options: dict[str, Any] = {"shots": ladder(patients), "episodes": episodes, "seed": seed, "track": track}
-    judge = judge_segmentation if task == "segmentation" else judge_classification
-    judged = judge(methods, volumes, [tumour], store, **options)
+    if task == "segmentation":  # nothing that is advised rests on patients without the target
+        judged = judge_segmentation(methods, volumes, [tumour], store, absent=0, **options)
+    else:
+        judged = judge_classification(methods, volumes, [tumour], store, **options)
     learnt = {*LEARNT, run.learner.name} if run is not None else LEARNT
     found = advise(judged, learnt)
     if not found:
@@ -128,12 +126,7 @@ def _volumes(cohort: Cohort, tumour: str, run: Run | None) -> tuple[Volume, ...]
         raise EvaluationError(f"the tumour type {tumour!r} in the cohort", found="none", cure=cure)
     if run is None:
         return cohort.volumes
-    if tumour in run.types or tumour in run.config.get("validated_on", ()):
-        raise EvaluationError(
-            f"a run that has not seen {tumour!r}",
-            found="it among the types it was trained or validated on",
-            cure=f"Train with --hold-out {tumour}, or leave --run out.",
-        )
+    check_names(run, [tumour])
     return run.unseen(cohort.volumes)
 
 
@@ -150,19 +143,17 @@ def _patients(volumes: tuple[Volume, ...], tumour: str, task: str) -> int:
     return min(len(mine), len({v.patient for v in volumes if v.tumour != tumour} - mine))
 
 
-def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str, Method]:
-    plan = store.plan
-    make = unet if task == "segmentation" else encoder
-    spec = run.network if run is not None else make(plan.spatial_dims, plan.inputs)
-    plain: dict[str, Method] = {
-        "finetune-scratch": create_learner("finetune-scratch", build(spec), **SCRATCH),
+def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str, Judge]:
+    """The run's learner and every baseline; without a run what needs no training at all."""
+    if run is not None:
+        mine: dict[str, Judge] = {run.learner.name: run.learner}
+        if task == "segmentation":
+            mine["safeguarded"] = Safeguarded(run.learner)
+        return {**mine, **baselines(run, seed)}
+    plan, make = store.plan, unet if task == "segmentation" else encoder
+    network = build(make(plan.spatial_dims, plan.inputs))
+    plain: dict[str, Judge] = {
+        "finetune-scratch": create_learner("finetune-scratch", network, **SCRATCH),
         "pixel-trees": Trees(seed),
     }
-    if run is None:
-        return plain
-    mine: dict[str, Method] = {run.learner.name: run.learner}
-    if task == "segmentation":
-        mine["safeguarded"] = Safeguarded(run.learner)
-    if run.warm is not None:
-        plain["pretrain-finetune"] = run.warm
-    return {**mine, **plain}
+    return {**plain, "copied-mask": CopiedMask()} if task == "segmentation" else plain

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medmeta.evaluation.advice import FIRST
-from medmeta.evaluation.protocol import Case, Judged
+from medmeta.evaluation.records import Case, Judged
+from medmeta.evaluation.scores import FIRST, SCORES
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def patient_tables(judged: Judged, names: Mapping[str, str]) -> list[PatientTabl
         names: readable name of each method, in the order of the columns.
     """
     made = []
-    _, label = FIRST[judged.task]
+    label = SCORES[judged.task][FIRST[judged.task]].label
     score = "probability of the type" if judged.task == "classification" else label
     for tumour in dict.fromkeys(c.tumour for c in judged.cases):
         cases = [c for c in judged.cases if c.tumour == tumour]
@@ -64,7 +64,7 @@ def _row(cases: Sequence[Case], methods: Sequence[str], task: str) -> list[str]:
 
 
 def _score(case: Case, task: str) -> float | None:
-    return case.probability if task == "classification" else case.values.get(FIRST[task][0])
+    return case.probability if task == "classification" else case.values.get(FIRST[task])
 
 
 def cases_csv(judged: Sequence[Judged]) -> str:

@@ -12,24 +12,18 @@ import jinja2
 
 from medmeta.episodes import Episode
 from medmeta.evaluation import figures
-from medmeta.evaluation.advice import FIRST, advise
+from medmeta.evaluation.advice import advise
 from medmeta.evaluation.checklist import CLAIM, TRIPOD, items
 from medmeta.evaluation.failures import badness, reason_of, worst
 from medmeta.evaluation.intervals import Interval
 from medmeta.evaluation.patients import patient_tables
-from medmeta.evaluation.protocol import Judged, Picture
+from medmeta.evaluation.records import Judged, Picture
+from medmeta.evaluation.scores import FIRST, SCORES, Score
 from medmeta.evaluation.viewer import film_of
 from medmeta.evaluation.words import answer, cautions
 
-LABELS = {
-    "dice": "Dice",
-    "hd95_mm": "95 % Hausdorff distance (mm)",
-    "volume_error_ml": "volume error (mL)",
-    "accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-}
-LOWER_IS_BETTER = {"hd95_mm"}
-SHOWN = {"segmentation": ("dice", "hd95_mm"), "classification": ("auroc", "accuracy")}
+SHOWN = {"segmentation": ("dice", "dice_target_slices"), "classification": ("auroc", "accuracy")}
+"""Scores with a table at every number of labels; all others stand below at the most labels."""
 HEADINGS = {
     "segmentation": "Outlining a tumour type never seen before",
     "classification": "Telling a tumour type never seen before from everything else",
@@ -126,7 +120,8 @@ def _answers(part: Part) -> list[tuple[str, str]]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    metric, label = FIRST[part.judged.task]
+    metric = FIRST[part.judged.task]
+    label = SCORES[part.judged.task][metric].label
     return {
         "heading": HEADINGS[part.judged.task],
         "curves": figures.curves(
@@ -137,6 +132,7 @@ def _part(part: Part) -> dict[str, Any]:
         "tables": [
             _table(part, tumour, metric) for tumour in part.table for metric in SHOWN[part.judged.task]
         ],
+        "others": [_others(part, tumour) for tumour in part.table],
     }
 
 
@@ -152,34 +148,65 @@ def _further(part: Part) -> str:
 
 
 def _table(part: Part, tumour: str, metric: str) -> dict[str, Any]:
-    by_shot = part.table[tumour]
+    """One score at every number of labels."""
+    by_shot, score = part.table[tumour], SCORES[part.judged.task][metric]
     shots = sorted(by_shot, key=int)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    best = {
-        shot: max(
-            (m for rows in by_shot[shot].values() if metric in rows and (m := rows[metric].mean) is not None),
-            key=lambda mean: sign * mean,
-            default=None,
-        )
-        for shot in shots
+    columns = [_column([by_shot[s].get(m, {}).get(metric) for m in _rows(part)], score) for s in shots]
+    rows = [
+        {
+            "name": part.names[method],
+            "cells": [column[i] for column in columns],
+            "seconds": f"{part.judged.seconds[method]:.1f}",
+        }
+        for i, method in enumerate(_rows(part))
+    ]
+    return {"heading": f"{tumour}: {score.label}", "about": score.about, "shots": shots, "rows": rows}
+
+
+def _others(part: Part, tumour: str) -> dict[str, Any]:
+    """Every other score at the most labels: a row a method, a column a score."""
+    by_shot, task = part.table[tumour], part.judged.task
+    shot = max(by_shot, key=int)
+    there = {m: rows for m in _rows(part) if (rows := by_shot[shot].get(m))}
+    names = [n for n in SCORES[task] if n not in SHOWN[task] and any(n in rows for rows in there.values())]
+    columns = [_column([rows.get(n) for rows in there.values()], SCORES[task][n]) for n in names]
+    return {
+        "heading": f"{tumour}: every other score with {shot} labelled",
+        "columns": [_head(SCORES[task][n], part.judged.tolerance if n == "nsd" else None) for n in names],
+        "rows": [
+            {"name": part.names[m], "cells": [column[i] for column in columns]} for i, m in enumerate(there)
+        ],
     }
-    rows = []
-    for method, name in part.names.items():
-        if method not in part.judged.seconds:
-            continue
-        cells = []
-        for shot in shots:
-            interval = by_shot[shot].get(method, {}).get(metric, Interval(None, None, None))
-            known = interval.mean is not None and interval.low is not None
-            cells.append(
-                {
-                    "mean": f"{interval.mean:.2f}" if known else "n/a",
-                    "range": f"{interval.low:.2f}–{interval.high:.2f}" if known else "",
-                    "best": known and interval.mean == best[shot],
-                }
-            )
-        rows.append({"name": name, "cells": cells, "seconds": f"{part.judged.seconds[method]:.1f}"})
-    return {"heading": f"{tumour}: {LABELS[metric]}", "shots": shots, "rows": rows}
+
+
+def _rows(part: Part) -> list[str]:
+    """Methods that were judged, in the order of the page."""
+    return [m for m in part.names if m in part.judged.seconds]
+
+
+def _head(score: Score, tolerance: float | None) -> dict[str, str]:
+    about = score.about + (f" ({tolerance:g} mm)" if tolerance is not None else "")
+    return {"label": score.label, "about": about}
+
+
+def _column(intervals: Sequence[Interval | None], score: Score) -> list[dict[str, Any]]:
+    """Cells with text; the best is marked."""
+
+    def weigh(mean: float) -> float:
+        return {"high": -mean, "low": mean}.get(score.better, abs(mean))
+
+    means = [one.mean for one in intervals if one is not None and one.mean is not None]
+    best = min((weigh(m) for m in means), default=None)
+    return [
+        {"mean": "n/a", "range": "", "best": False}
+        if one is None or one.mean is None
+        else {
+            "mean": f"{one.mean:.2f}",
+            "range": "" if one.low is None or one.high is None else f"{one.low:.2f}–{one.high:.2f}",
+            "best": len(means) > 1 and weigh(one.mean) == best,
+        }
+        for one in intervals
+    ]
 
 
 def _calibration(part: Part) -> list[dict[str, str]]:

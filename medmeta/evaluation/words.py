@@ -8,7 +8,7 @@ from medmeta.evaluation.advice import Advice
 from medmeta.evaluation.differences import Difference
 from medmeta.evaluation.intervals import Interval
 from medmeta.evaluation.labels_saved import Needed
-from medmeta.evaluation.protocol import Judged
+from medmeta.evaluation.records import Judged
 
 MANY, DRAWS = 50, 10
 """Patients and drawn supports below which a warning is given."""
