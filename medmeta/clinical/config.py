@@ -167,7 +167,25 @@ def _preprocessing(plan: Plan) -> list[dict[str, Any]]:
             "reader": ["PydicomReader", "NibabelReader"],
         },
         {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": keys},
-        *steps,
+        *(part for step in steps for part in _beside_a_path(step)),
+    ]
+
+
+def _beside_a_path(step: dict[str, Any]) -> list[dict[str, Any]]:
+    """A step, with ``image_path`` laid aside where it is Spacingd.
+
+    MONAI Label keeps the scan's path there, and Spacingd (MONAI 1.6.1) takes every entry that begins with
+    ``image_`` for metadata of a NIfTI image, which ends in an error. Elsewhere there is no such entry.
+    """
+    if not step["_target_"].endswith(".Spacingd"):
+        return [step]
+    away = {"_target_": "monai.transforms.CopyItemsd", "keys": ["image_path"], "names": ["kept"]}
+    back = {"_target_": "monai.transforms.CopyItemsd", "keys": ["kept"], "names": ["image_path"]}
+    return [
+        {**away, "allow_missing_keys": True},
+        {"_target_": "monai.transforms.DeleteItemsd", "keys": ["image_path"]},
+        step,
+        {**back, "allow_missing_keys": True},
     ]
 
 
