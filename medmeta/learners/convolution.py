@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmeta.learners.phases import doubles, kernel_slope
+
 
 class Convolution(torch.autograd.Function):
     """A convolution of tensors that lie channels last.
@@ -91,8 +93,13 @@ def _last(tensor: Tensor) -> Tensor:
 def _slopes(
     slope: Tensor, image: Tensor, weight: Tensor, how: tuple[Any, ...], wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    found = torch.ops.aten.convolution_backward(slope, image, weight, None, *how, [*wanted, False])
-    return _last(found[0]) if wanted[0] else None, found[1] if wanted[1] else None
+    apart = wanted[1] and doubles(image, tuple(weight.shape), how)
+    asked = [wanted[0], wanted[1] and not apart, False]
+    found = (None, None, None)
+    if any(asked):
+        found = torch.ops.aten.convolution_backward(slope, image, weight, None, *how, asked)
+    by_weight = kernel_slope(slope, image) if apart else found[1]
+    return None if found[0] is None else _last(found[0]), by_weight
 
 
 def convolution(

@@ -415,6 +415,21 @@ def test_the_convolution_has_torchs_derivatives(stride: int, groups: int) -> Non
     derivatives_are_right(back, (image, weight, bias))
 
 
+def test_the_up_sampling_layer_has_torchs_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmeta.learners import phases
+    from medmeta.learners.convolution import transposed
+
+    monkeypatch.setattr(phases, "SMALL", (0, 0))
+    image, weight, bias = random(2, 3, 2, 3, 2), random(3, 2, 3, 3, 3), random(2)
+
+    def quick(*given: Tensor) -> Any:
+        return transposed(*given, 2, 1, 1)
+
+    assert phases.doubles(image, tuple(weight.shape), ([2] * 3, [1] * 3, [1] * 3, True, [1] * 3, 1))
+    torch.testing.assert_close(quick(image, weight, bias), F.conv_transpose3d(image, weight, bias, 2, 1, 1))
+    derivatives_are_right(quick, (image, weight, bias))
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_a_pointwise_convolution_is_a_product_of_matrices(classes: int) -> None:
     from medmeta.learners.convolution import convolution
