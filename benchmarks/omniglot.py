@@ -98,7 +98,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     # features of length 16 bend the head's loss by some 30: steps of 0.1 never reach the bottom, which the
     # implicit gradient is about
-    "imaml": Recipe(ways=(5, 10), shots=(1,), options={**_ZEROS, "rate": 0.03}),
+    "imaml": Recipe(ways=(5,), shots=(1,), options={**_ZEROS, "rate": 0.03}),
     "pretrain-linear": _BASELINE,
     "pretrain-finetune": _BASELINE,
 }

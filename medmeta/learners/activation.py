@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SMALL = 2**15
+"""Numbers below which an image is left to torch: several small operations take longer than one slow one."""
+
 
 class Prelu(torch.autograd.Function):
     """Numbers above zero as they are, others times a learnt weight (He et al. 2015, equation 1)."""
@@ -75,7 +78,7 @@ def _reduce(image: Tensor, weight: Tensor) -> Tensor:
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor | None:
     """Activate as ``torch.prelu`` does; None where that is as quick."""
-    if input.is_cuda or input.ndim < 4:
+    if input.is_cuda or input.ndim < 4 or input.numel() < SMALL:
         return None
     apply: Any = Prelu.apply
     out: Tensor = apply(input, weight)

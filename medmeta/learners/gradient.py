@@ -210,7 +210,7 @@ class GradientLearner(nn.Module):
         if order == "implicit":
             return implicit(loop, meta)
         backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-        with QuickLayers():
+        with QuickLayers(second=order == "second"):
             return meta_gradient(loop, meta, order=order, backend=backend)
 
     def _supervised(
@@ -303,7 +303,7 @@ class GradientLearner(nn.Module):
         check_support(support)
         parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
-        with still(self.network), torch.no_grad(), QuickLayers():
+        with still(self.network), torch.no_grad(), QuickLayers(second=False):
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         start, adam = moving, Adam()
         yield moving
@@ -325,7 +325,7 @@ class GradientLearner(nn.Module):
         for part in parts:
             leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
             loop = self.inner_loop(part, part, ())
-            with torch.enable_grad(), QuickLayers():
+            with torch.enable_grad(), QuickLayers(second=False):
                 slopes = autograd_slope(loop, leaves, meta, False)
             total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
         return total

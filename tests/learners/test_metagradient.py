@@ -462,9 +462,11 @@ def test_the_norm_has_torchs_derivatives(
 
 
 @pytest.mark.parametrize("weights", [1, 4])
-def test_the_activation_has_torchs_derivatives(weights: int) -> None:
+def test_the_activation_has_torchs_derivatives(weights: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmeta.learners import activation
     from medmeta.learners.activation import prelu
 
+    monkeypatch.setattr(activation, "SMALL", 0)
     given = random(2, 4, 3, 2, 2), random(weights, seed=1)
     torch.testing.assert_close(prelu(*given), torch.prelu(*given))
     derivatives_are_right(prelu, given)
@@ -482,9 +484,11 @@ def test_a_norm_of_numbers_far_from_zero_is_torchs() -> None:
 
 @pytest.mark.parametrize("kind", ["UNet", "DynUNet", "SegResNet", "MedNeXt"])
 def test_quick_layers_give_the_same_meta_gradient(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmeta.learners import normalisation, quick
+    from medmeta.learners import activation, normalisation, phases, quick
 
     monkeypatch.setattr(normalisation, "SMALL", 0)
+    monkeypatch.setattr(activation, "SMALL", 0)
+    monkeypatch.setattr(phases, "SMALL", (0, 0))
     task, found = episode(lesions, n=1, dims=3), []
     for ours in (quick.OURS, {}):
         monkeypatch.setattr(quick, "OURS", ours)
