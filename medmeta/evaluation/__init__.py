@@ -1,6 +1,6 @@
 """Is it any good? Held-out tumour types, honest baselines, intervals clustered by patient, the report."""
 
-from medmeta.evaluation.advice import Advice, advise
+from medmeta.evaluation.advice import Advice, advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines
 from medmeta.evaluation.evaluate import Beside, evaluate, manifest_of, write_manifest
@@ -49,6 +49,7 @@ __all__ = [
     "draw_segmentation",
     "evaluate",
     "judge_classification",
+    "judge_further",
     "judge_segmentation",
     "manifest_of",
     "open_manifest",

@@ -77,17 +77,27 @@ def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
 def _saved(advice: Advice, names: Mapping[str, str]) -> str:
     """What meta-training saves, or that it saves nothing."""
     if advice.learnt is not None and advice.behind is not None:
-        sure = "surely" if _sure(advice.behind) else "not surely"
-        text = f"The {names[advice.learnt]} is {sure} behind, by {_by(advice.behind)}"
-        if advice.plain is not None and advice.needed is not None and advice.needed.labels is not None:
-            text += f"; the {names[advice.plain]} reaches its score with {_needed(advice.needed)}"
-        return text + ": here meta-training saves no labels."
+        return _nothing_saved(advice, names, advice.learnt, advice.behind)
     if advice.plain is None or advice.needed is None:
         return ""
     return (
         f"The best ordinary way, the {names[advice.plain]}, would need {_needed(advice.needed)} "
         f"for the same {advice.metric}."
     )
+
+
+def _nothing_saved(advice: Advice, names: Mapping[str, str], learnt: str, behind: Difference) -> str:
+    """A plain way is the one to use."""
+    text = ""
+    if learnt != advice.rival:  # else it has been said
+        sure = "surely" if _sure(behind) else "not surely"
+        text = f"The {names[learnt]} is {sure} behind, by {_by(behind)}. "
+    if not _sure(behind):
+        return f"{text}Whether meta-training saves labels here cannot be told."
+    text += "Meta-training saves no labels here"
+    if advice.plain is not None and advice.needed is not None and advice.needed.labels is not None:
+        text += f": the {names[advice.plain]} reaches its score with {_needed(advice.needed)}"
+    return f"{text}."
 
 
 def _needed(needed: Needed) -> str:
