@@ -28,6 +28,7 @@ import pytest
 
 from medmeta import cli
 from medmeta.clinical import adapt, predict
+from medmeta.clinical.outputs import FORMATS
 from medmeta.evaluation import evaluate
 from medmeta.networks import encoder, unet
 from medmeta.training import Recipe, Schedule, open_run, train
@@ -301,7 +302,7 @@ def test_each_byte(
     look(clinic, said)
     run, bundle = learn("segmentation", clinic, out, said)
     _, classifier = learn("classification", clinic, out, said)
-    results = predict(bundle, clinic.dicom[:1], out / "dicom", formats=("nifti", "seg", "sr", "json"))
+    results = predict(bundle, clinic.dicom[:1], out / "dicom", formats=FORMATS)
     results += predict(bundle, clinic.nifti[:1], out / "nifti", formats=("nifti", "json"))
     results += predict(classifier, [clinic.dicom[1], clinic.nifti[1]], out / "classes")
     assert all(result["ok"] for result in results), results

@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -208,7 +209,7 @@ class Study:
         """Series to fetch with their number of instances, and the others."""
         fields = ["Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances"]
         with self.archive.asked("a search for series"):
-            found = client.search_for_series(self.uid, fields=fields, get_remaining=True)
+            found = _every(partial(client.search_for_series, self.uid, fields=fields), _SERIES)
             series = [{tag: _value(one, tag) for tag in _TOLD} for one in found]
         if not series:
             raise _vanished("none")
@@ -286,7 +287,8 @@ class Study:
         """
         with self.archive.asked("a search for results"):
             try:
-                found = client.search_for_instances(self.uid, str(ds.SeriesInstanceUID), get_remaining=True)
+                search = partial(client.search_for_instances, self.uid, str(ds.SeriesInstanceUID))
+                found = _every(search, _INSTANCE)
             except Exception as error:
                 if getattr(getattr(error, "response", None), "status_code", 0) != 404:
                     raise
@@ -317,6 +319,17 @@ def studies(url: str | None, uids: Sequence[str], *, store: bool, timeout: float
         )
     archive = Archive(url, timeout, store)
     return [Study(archive, uid) for uid in uids]
+
+
+def _every(search: Callable[..., Any], tag: str) -> list[Any]:
+    """All results of a search, page by page; some archives ignore the offset and begin again."""
+    found: dict[str, Any] = {}
+    while True:
+        page = search(offset=len(found)) if found else search()
+        new = {_value(one, tag): one for one in page if _value(one, tag) not in found}
+        if not new:
+            return list(found.values())
+        found.update(new)
 
 
 def _value(one: Any, tag: str) -> str:

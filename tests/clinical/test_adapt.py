@@ -48,10 +48,11 @@ def support(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_becomes_a_bundle(
     run: Run, support: Path, unseen: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    bundle = adapt(run.path, support, tmp_path / "bundle", tumour="brindled", seed=3)
+    bundle = adapt(run.path, support, tmp_path / "bundle", tumour="brindled", seed=3, description="t[12]")
     assert verify(bundle) == []
     about = json.loads((bundle / "configs" / "metadata.json").read_text())["medmeta"]["about"]
     assert (about["shots"], about["seed"], about["learner"]) == (2, 3, "proto-maml")
+    assert about["series"] == {"description": "t[12]"}
     assert about["weights_before"] != about["weights_after"]
     assert load_bundle(bundle).classes == ("background", "brindled")
     (result,) = predict(bundle, unseen[:1], tmp_path / "out")

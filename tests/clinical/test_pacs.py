@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from medmeta import cli
 from medmeta.clinical import predict, studies
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.pacs import PASSWORD, TOKEN, USER, Archive, PacsError, Study
+from medmeta.clinical.pacs import _INSTANCE, PASSWORD, TOKEN, USER, Archive, PacsError, Study, _every
 from medmeta.volumes import load, load_mask
 from tests.clinical import orthanc
 from tests.clinical.orthanc import Orthanc, between
@@ -97,6 +100,41 @@ def test_a_study_in_and_its_results_back_once(
     for secret in (uid, uid[-20:], orthanc.PASSWORD):
         assert not any(secret in text for text in told)
     assert (tmp_path / "out" / ".case-key").stat().st_mode & 0o077 == 0
+
+
+def test_the_command_line(
+    archive: Orthanc,
+    uid: str,
+    segment_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["predict", str(segment_bundle), "--dicomweb", archive.dicomweb, "--study", uid, "--store"]
+    words += ["--out", str(tmp_path / "out"), "--formats", "seg", "--json"]
+    monkeypatch.setattr(sys, "argv", ["medmeta", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capfd.readouterr()
+    assert ended.value.code == 0, shown.err
+    assert json.loads(shown.out)["stored"] == {"new": 1, "there": 0}
+    assert archive.instances()["SEG"] == 1
+    monkeypatch.setenv(PASSWORD, "another-password")
+    words[words.index("--out") + 1] = str(tmp_path / "more")
+    for code, given in ((1, words), (2, [word for word in words if word not in ("--study", uid)])):
+        monkeypatch.setattr(sys, "argv", ["medmeta", *given])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capfd.readouterr()
+        assert ended.value.code == code, shown.err
+        assert not any(secret in shown.out + shown.err for secret in (uid, "another-password"))
+
+
+def test_pages_of_an_archive_that_ignores_the_offset_end() -> None:
+    every = [{_INSTANCE: {"Value": [str(n)]}} for n in range(5)]
+    assert _every(lambda offset=0: every, _INSTANCE) == every
+    assert _every(lambda offset=0: every[offset : offset + 2], _INSTANCE) == every
+    assert _every(lambda offset=0: [], _INSTANCE) == []
 
 
 def test_a_wrong_password(
