@@ -115,7 +115,11 @@ Set MEDMETA_DICOMWEB_USER and MEDMETA_DICOMWEB_PASSWORD, or use a netrc file.
 
     def _gone(self, error: Exception, action: str) -> PacsError:
         late = "timed out" in str(error).lower()
-        found = f"none within {self.timeout:g} s" if late else f"no connection ({type(error).__name__})"
+        found = (
+            f"none within {self.timeout:g} s"
+            if late
+            else f"a connection that failed ({type(error).__name__})"
+        )
         cure = "Run it again with --resume when the archive answers."
         return PacsError(f"an answer of the archive to {action}", found=found, cure=cure)
 
