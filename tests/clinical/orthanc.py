@@ -180,6 +180,7 @@ def _pump(source: socket.socket, target: socket.socket, most: int | None) -> Non
     sent = 0
     with contextlib.suppress(OSError):
         while (most is None or sent < most) and (data := _receive(source)):
-            target.sendall(data)
-            sent += len(data)
+            part = data if most is None else data[: most - sent]
+            target.sendall(part)
+            sent += len(part)
         target.shutdown(socket.SHUT_RDWR if most is not None else socket.SHUT_WR)
