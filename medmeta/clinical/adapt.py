@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.calibration import calibrate, false_alarms
 from medmeta.clinical.choose import series_rules
+from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest
@@ -32,6 +34,7 @@ def adapt(
     crops: int = 4,
     safeguard: bool = False,
     description: str | None = None,
+    calibrated: bool = True,
     track: Track = silent,
 ) -> Path:
     """Learn a tumour type from a folder of labelled scans and write the result as a MONAI bundle.
@@ -48,11 +51,15 @@ def adapt(
             (:class:`medmeta.learners.Safeguarded`): for a type unlike those that were trained on.
         description: regular expression of the SeriesDescription by which predicting chooses among the series
             of a study; it also goes by the support's modality and the plan's spacing.
+        calibrated: leave support patients out in turn to find the temperature, the least volume that is no
+            "no tumour", and how far a scan may be from the support (:mod:`medmeta.clinical.calibration`).
         track: shows progress.
 
     Returns:
         The bundle's folder; its metadata say shots, seconds, seed, hashed support keys, hashes of the weights
-        before and after, and versions.
+        before and after, versions, and ``confidence``: temperature, thresholds and how they were found. Where
+        the support folder has patients known to be free of the tumour, ``false_alarms`` says how many of them
+        something is outlined in.
 
     Raises:
         BundleError: where ``out`` exists or the support does not fit the run's task.
@@ -76,11 +83,17 @@ def adapt(
     else:
         examples = support_examples(prepared, trained.plan, generator_of(seed), classes=classes, crops=crops)
     learner = trained.learner
-    predictor = (Safeguarded(learner) if safeguard else learner).adapt(examples)
+    careful = Safeguarded(learner) if safeguard else learner
+    predictor = careful.adapt(examples)
     about = _about(trained, prepared, examples, seed, crops)
     about["series"] = series
     about["weights_before"] = fingerprint(learner)
-    about["weights_after"] = fingerprint(home_form(predictor))
+    network, sure = home_form(predictor), Confidence()
+    if calibrated:
+        sure = calibrate(lambda e: home_form(careful.adapt(e)), examples, prepared, trained.plan, network)
+        about |= _alarms(cohort, store, network, examples, sure.least_ml)
+    about["weights_after"] = fingerprint(folded(network, sure.temperature))
+    about["confidence"] = sure.about()
     about["seconds"] = round(time.monotonic() - began, 1)
     return export(
         predictor,
@@ -89,8 +102,22 @@ def adapt(
         classes=examples.classes,
         task=trained.task,
         about=about,
+        confidence=sure,
         out=out,
     )
+
+
+def _alarms(
+    cohort: Cohort, store: Store, network: Any, examples: Examples, least_ml: float
+) -> dict[str, Any]:
+    """The rate of false alarms, where the support folder has patients free of the tumour."""
+    free = [v for v in cohort.volumes if v.tumour is None] if examples.segments else []
+    if not free:
+        return {}
+    scans = [store.read(v) for v in free]
+    return {
+        "false_alarms": false_alarms(network, store.plan, scans, len(examples.classes), least_ml=least_ml)
+    }
 
 
 def _chosen(

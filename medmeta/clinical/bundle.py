@@ -15,14 +15,16 @@ STATE = "models/model.pt"
 SCRIPT = "models/model.ts"
 TENSORS = "models/model.safetensors"
 ONNX = "models/model.onnx"
+LIKENESS = "models/likeness.safetensors"
 CARD = "docs/README.md"
 DATA_LICENCE = "docs/data_license.txt"
 LICENCE = "LICENSE"
 MANIFEST = "manifest.json"
 FILES = (METADATA, INFERENCE, STATE, TENSORS, CARD, DATA_LICENCE, LICENCE)
 """What every bundle has, besides the manifest that lists them."""
-OPTIONAL = (SCRIPT, ONNX)
-"""TorchScript, but where medmeta is needed; ONNX where it was asked for."""
+OPTIONAL = (SCRIPT, ONNX, LIKENESS)
+"""TorchScript, but where medmeta is needed; ONNX where it was asked for; moments of the support's features,
+by which ``medmeta predict`` tells a scan unlike it."""
 
 DEPTH = (
     "$min(d for d in range(1, 99) "

@@ -46,30 +46,7 @@ def card(metadata: Mapping[str, Any], plan: Plan) -> str:
         expressions=EXPRESSIONS,
         needs_medmeta="medmeta" in metadata["required_packages_version"],
         segments=own["task"] == "segmentation",
-        results=own.get("results"),
-        **_table(own.get("results")),
     )
-
-
-def _table(results: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Rows of an evaluation: type, labels, method, and each metric with its interval."""
-    if results is None:
-        return {"metrics": [], "rows": []}
-    cells = [
-        (tumour, shots, method, figures)
-        for tumour, table in results["results"].items()
-        for shots, methods in table.items()
-        for method, figures in methods.items()
-    ]
-    metrics = sorted({name for *_, figures in cells for name in figures})
-    rows = [[*place, *(_interval(figures.get(m)) for m in metrics)] for *place, figures in cells]
-    return {"metrics": metrics, "rows": rows}
-
-
-def _interval(value: Mapping[str, float | None] | None) -> str:
-    if value is None or any(value[part] is None for part in ("mean", "low", "high")):
-        return "n/a"
-    return f"{value['mean']:.3g} [{value['low']:.3g} to {value['high']:.3g}]"
 
 
 def licence() -> str:
@@ -83,6 +60,8 @@ def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in about.items():
         if isinstance(value, (list, tuple)):
             facts.append((name, f"{len(value)}"))
+        elif name in ("confidence", "false_alarms"):
+            facts += [(f"{name.replace('_', ' ')}: {k.replace('_', ' ')}", f"{v}") for k, v in value.items()]
         elif not isinstance(value, Mapping):
             facts.append((name, str(value)))
     return facts

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, sha256
 from medmeta.clinical.card import DATA_LICENCE, card, licence
+from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.config import inference, layer_spec, metadata, needs_medmeta
 from medmeta.clinical.onnx_file import save_onnx
 from medmeta.learners import Predictor, plain_network
@@ -36,19 +38,22 @@ def export(
     classes: Sequence[str],
     task: str,
     about: Mapping[str, Any] | None = None,
+    confidence: Confidence | None = None,
     out: str | os.PathLike[str],
 ) -> Path:
     """Write an adapted predictor as a complete MONAI bundle; whole or not at all.
 
     Args:
-        predictor: what ``adapt`` of a learner gave. Those of ``mann``, ``local-prototype`` and ``in-context``
-            give a bundle that needs medmeta, and says so; all others one that needs MONAI alone.
+        predictor: what ``adapt`` of a learner gave. Those of ``mann`` and ``local-prototype`` give a bundle
+            that needs medmeta, and says so; all others one that needs MONAI alone.
         plan: the preprocessing its images had.
         network_spec: of its backbone, as :func:`medmeta.networks.build` takes it.
         classes: names by label; ``"background"`` first when segmenting.
         task: ``"segmentation"`` or ``"classification"``.
         about: JSON values for the model card and the metadata. Never a patient's name, id or path: hashed
             keys only.
+        confidence: its temperature goes into the last layer, so that any program gets calibrated
+            probabilities; the moments of the support's features into a file of their own.
         out: the folder to write; refused where it exists.
 
     Returns:
@@ -78,7 +83,8 @@ def export(
             f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
         )
     _refuse_task(task, plan, classes)
-    network = home_form(predictor).cpu()
+    sure = confidence or Confidence()
+    network = folded(home_form(predictor).cpu(), sure.temperature)
     layers = _layers(network, network_spec)
     _refuse_other(network, layers, plan, classes)
     described = metadata(plan, classes, task, about or {}, needs_medmeta=needs_medmeta(layers))
@@ -89,7 +95,7 @@ def export(
         names.DATA_LICENCE: DATA_LICENCE,
         names.LICENCE: licence(),
     }
-    return write(folder, network, plan, texts)
+    return write(folder, network, plan, texts, centre=None if sure.likeness is None else sure.likeness.centre)
 
 
 def home_form(predictor: Predictor) -> nn.Sequential:
@@ -164,7 +170,13 @@ def _example(plan: Plan) -> torch.Tensor:
 
 
 def write(
-    folder: Path, network: nn.Sequential, plan: Plan, texts: Mapping[str, str], *, onnx: bool = False
+    folder: Path,
+    network: nn.Sequential,
+    plan: Plan,
+    texts: Mapping[str, str],
+    *,
+    centre: torch.Tensor | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Write a bundle's folder, whole or not at all.
 
@@ -173,6 +185,7 @@ def write(
         network: backbone and head.
         plan: the preprocessing.
         texts: content of the configuration, card and licences, by file name.
+        centre: moments of the support's features, where they are known.
         onnx: write the network as ONNX, too.
 
     Raises:
@@ -185,6 +198,8 @@ def write(
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
         _save(network, plan, temporary)
+        if centre is not None:
+            save_file({"centre": centre.contiguous()}, temporary / names.LIKENESS)
         if onnx:
             save_onnx(network, _example(plan), temporary / names.ONNX)
         written = [n for n in (*names.FILES, *names.OPTIONAL) if (temporary / n).is_file()]
@@ -206,8 +221,6 @@ def write(
 
 
 def _save(network: nn.Sequential, plan: Plan, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     state = {name: weight.detach().contiguous().clone() for name, weight in network.state_dict().items()}
     torch.save(state, folder / names.STATE)
     save_file(state, folder / names.TENSORS)

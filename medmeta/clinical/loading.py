@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, read_json, sha256
+from medmeta.clinical.confidence import Confidence
 from medmeta.clinical.verify import verify
 from medmeta.networks import build
 from medmeta.volumes import Plan
@@ -28,6 +29,7 @@ class BundlePredictor(nn.Module):
         task: ``"segmentation"`` or ``"classification"``.
         about: the bundle's metadata.
         manifest: SHA-256 of its manifest, ``""`` where it comes from no folder.
+        confidence: what it knows of its own certainty.
     """
 
     def __init__(
@@ -38,12 +40,19 @@ class BundlePredictor(nn.Module):
         task: str,
         about: Mapping[str, Any],
         manifest: str = "",
+        confidence: Confidence | None = None,
     ) -> None:
         super().__init__()
+        self.confidence = confidence or Confidence()
         self.network, self.plan, self.classes, self.task, self.about = network, plan, classes, task, about
         self.manifest = manifest
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def way(self) -> int:
+        """How many classes."""
+        return len(self.classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``."""
@@ -91,7 +100,16 @@ def load_bundle(path: str | os.PathLike[str]) -> BundlePredictor:
         ) from error
     own = about["medmeta"]
     manifest = sha256(folder / names.MANIFEST)
-    return BundlePredictor(network, read_plan(about), tuple(own["classes"]), own["task"], about, manifest)
+    confidence = Confidence.read(own["about"], _centre(folder / names.LIKENESS))
+    plan, classes = read_plan(about), tuple(own["classes"])
+    return BundlePredictor(network, plan, classes, own["task"], about, manifest, confidence)
+
+
+def _centre(file: Path) -> Tensor | None:
+    """Moments of the support's features, where the bundle has them."""
+    from safetensors.torch import load_file
+
+    return load_file(file)["centre"].double() if file.is_file() else None
 
 
 def read_plan(about: Mapping[str, Any]) -> Plan:

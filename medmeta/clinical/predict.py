@@ -20,7 +20,7 @@ from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.outputs import Scanned, refuse_formats, write_json, write_segmentation
 from medmeta.clinical.pacs import Study
 from medmeta.clinical.stopping import remove
-from medmeta.clinical.whole import probabilities, segment
+from medmeta.clinical.whole import classify, segment
 from medmeta.errors import MedmetaError
 from medmeta.volumes import load_mask
 from medmeta.volumes.dicom_series import Choice
@@ -66,7 +66,9 @@ def predict(
     Returns:
         One object a case: ``case``, ``ok``, ``message``, ``files`` (relative to ``out``), ``skipped``;
         ``series`` (which was chosen, and why) and ``warnings``; and ``class`` and ``probabilities``, or
-        ``voxels``, ``volume_ml``, ``lesion_count`` and diameters of every class but the background.
+        ``voxels``, ``volume_ml``, ``lesion_count`` and diameters of every class but the background; and how
+        sure that is: ``confidence`` (calibrated), ``distance`` from the support, its ``threshold``, and
+        ``abstain`` where the scan lies beyond it (None where the bundle cannot say).
 
     Raises:
         BundleError: where the bundle is not to be trusted, there is no input, or ``out`` has one of the
@@ -188,10 +190,11 @@ def _stored(source: Source, folder: Path) -> dict[str, Any]:
 
 def _classify(predictor: BundlePredictor, scanned: Scanned, mask: Path | None, file: Path) -> dict[str, Any]:
     outline = load_mask(mask, like=scanned.image) if mask is not None else None
-    soft = probabilities(predictor, scanned.image, outline).tolist()
+    soft, sure = classify(predictor, scanned.image, outline)
     found = {
         "class": predictor.classes[int(np.argmax(soft))],
         "probabilities": {c: round(p, 6) for c, p in zip(predictor.classes, soft, strict=True)},
+        **sure,
         **scanned.facts(),
     }
     write_json({"case": file.stem, **found}, file)

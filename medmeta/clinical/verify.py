@@ -145,8 +145,25 @@ def _weights(folder: Path) -> Iterator[str]:
             yield f"{names.TENSORS}: NaN or infinity in {name}"
         if name not in state or not torch.equal(state[name], weight):
             yield f"{names.STATE}: {name} differs from {names.TENSORS}"
+    yield from _likeness(folder)
     if set(state) != set(again):
         yield f"{names.STATE}: other weights than {names.TENSORS}"
+
+
+def _likeness(folder: Path) -> Iterator[str]:
+    """Moments of the support's features: finite, and deviations positive."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / names.LIKENESS).is_file():
+        return
+    try:
+        centre = load_file(folder / names.LIKENESS)["centre"]
+    except (KeyError, OSError, ValueError, SafetensorError) as error:
+        yield f"{names.LIKENESS}: cannot be read ({type(error).__name__})"
+        return
+    if centre.ndim != 2 or len(centre) != 2 or not bool(torch.isfinite(centre).all() & (centre[1] > 0).all()):
+        yield f"{names.LIKENESS}: no means and positive deviations"
 
 
 def _configuration(folder: Path) -> Iterator[str]:

@@ -16,23 +16,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.confidence import Moments, texture, through
 from medmeta.clinical.loading import BundlePredictor
 from medmeta.clinical.windows import body, planes
 from medmeta.volumes import CohortError, Plan, prepare
 from medmeta.volumes.prepared import cut_lesion, prepare_image
 from medmeta.volumes.resample import axes_along, boxes, positions, sample
 
-SLAB = 16
+SLAB = 4
 """Native slices whose probabilities are held at once."""
 
 
-def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> Tensor:
-    """Probabilities ``(way)`` of the classes of a scan, or of a lesion outlined in it.
+def classify(predictor: BundlePredictor, image: Any, mask: Any = None) -> tuple[list[float], dict[str, Any]]:
+    """Probabilities of the classes of a scan, or of a lesion outlined in it, and how sure they are.
 
     Args:
         predictor: of a bundle that classifies.
         image: native MetaTensor ``(channel, x, y, z)``, as :func:`medmeta.volumes.load` gives it.
         mask: MetaTensor ``(1, x, y, z)`` on the same grid, where lesions are classified.
+
+    Returns:
+        One probability a class; and ``confidence``, ``distance``, ``threshold``, ``abstain``, ``temperature``
+        (:meth:`medmeta.clinical.confidence.Confidence.judged`).
 
     Raises:
         CohortError: where the channels are not as planned or voxels are not finite.
@@ -43,11 +48,25 @@ def probabilities(predictor: BundlePredictor, image: Any, mask: Any = None) -> T
     else:
         voxels, _ = prepare_image(plan, image)
     with torch.inference_mode():
-        logits = predictor(voxels[None])[0]
-    return torch.softmax(_finite(logits), 0)
+        logits, described = seen_whole(predictor.network, voxels)
+        soft = torch.softmax(finite(logits), 0)
+    return soft.tolist(), predictor.confidence.judged(float(soft.max()), described)
 
 
-def _finite(logits: Tensor) -> Tensor:
+def seen_whole(network: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``(way)`` of an image ``(channel, *voxel)`` to classify, and its features' moments."""
+    seen = Moments()
+    logits = through(network, image[None], seen)[0]
+    seen_texture(image.reshape(*image.shape[:2], *image.shape[2:], *[1] * (4 - image.ndim)), seen)
+    return logits, seen.described()
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same logits.
+
+    Raises:
+        BundleError: where one is NaN or infinite.
+    """
     if not bool(torch.isfinite(logits).all()):
         raise BundleError("finite logits", found="NaN or infinity", cure="Do not use this bundle.")
     return logits
@@ -60,12 +79,14 @@ class Segmented:
     Args:
         labels: ``(x, y, z)`` on the scan's own grid.
         affine: of that grid, RAS mm.
-        facts: ``voxels`` and ``volume_ml`` of each class but the background.
+        facts: ``voxels`` and ``volume_ml`` of each class but the background; ``withheld_ml`` where so little
+            was found that the answer is "no tumour"; ``confidence``, ``distance``, ``threshold``,
+            ``abstain``, ``temperature``.
     """
 
     labels: NDArray[np.uint8]
     affine: NDArray[np.float64]
-    facts: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
 
 
 def segment(predictor: BundlePredictor, image: Any, *, slab: int = SLAB) -> Segmented:
@@ -90,19 +111,68 @@ def segment(predictor: BundlePredictor, image: Any, *, slab: int = SLAB) -> Segm
     native = torch.as_tensor(image.affine).double()
     labels = np.zeros(tuple(image.shape[1:]), dtype=np.uint8)
     back = torch.linalg.solve(affine, native)  # native voxel to the plan's
+    sure = _Sureness()
     with torch.inference_mode():
-        found = planes(plan, lambda x, _: predictor(x), voxels, inside, len(predictor.classes))
-        soft = ((start, _soft(logits, inside, start)) for start, logits in found)
+        seen = Moments()
+        found = planes(
+            plan, lambda x, there: through(predictor.network, x, seen, there), voxels, inside, predictor.way
+        )
+        soft = ((start, sure.of(_soft(logits, inside, start))) for start, logits in found)
         _restore(labels, soft, back, tuple(voxels.shape[1:]), slab)
-    millilitres = abs(float(torch.linalg.det(native[:3, :3]))) / 1000
+        seen_texture(voxels, seen, inside)
+    facts = _measured(labels, native, predictor)
+    return Segmented(
+        labels, native.numpy(), {**facts, **predictor.confidence.judged(sure.now, seen.described())}
+    )
+
+
+class _Sureness:
+    """The mean probability of what is outlined; where nothing is, how sure that is of the likeliest voxel."""
+
+    def __init__(self) -> None:
+        self._sum, self._count, self._rest = 0.0, 0, 1.0
+
+    def of(self, soft: Tensor) -> Tensor:
+        """Look at some planes ``(way, x, y, planes)``, and give them on."""
+        most, label = soft.max(0)
+        outlined = label > 0
+        self._sum += float(most[outlined].double().sum())
+        self._count += int(outlined.sum())
+        self._rest = min(self._rest, float(soft[0].min()))
+        return soft
+
+    @property
+    def now(self) -> float:
+        """Between 0 and 1."""
+        return self._sum / self._count if self._count else self._rest
+
+
+def _measured(labels: NDArray[np.uint8], affine: Tensor, predictor: BundlePredictor) -> dict[str, Any]:
+    """Voxels and volumes of the classes; labels of less than the bundle's least volume are taken back."""
+    millilitres = abs(float(torch.linalg.det(affine[:3, :3]))) / 1000
     counts = {c: int((labels == n).sum()) for n, c in enumerate(predictor.classes) if n}
+    total = sum(counts.values()) * millilitres
+    withheld = 0 < total < predictor.confidence.least_ml
+    if withheld:
+        labels[:] = 0
+        counts = dict.fromkeys(counts, 0)
     volumes = {c: round(count * millilitres, 4) for c, count in counts.items()}
-    return Segmented(labels, native.numpy(), {"voxels": counts, "volume_ml": volumes})
+    return {"voxels": counts, "volume_ml": volumes, **({"withheld_ml": round(total, 4)} if withheld else {})}
+
+
+def seen_texture(voxels: Tensor, seen: Moments, inside: NDArray[np.bool_] | None = None) -> None:
+    """Take in the image's own values, a few planes at a time."""
+    there = torch.ones(voxels.shape[1:], dtype=torch.bool) if inside is None else torch.from_numpy(inside)
+    own = Moments()
+    for box in boxes(voxels.shape[1:], 2, 1 << 20):
+        planes_ = slice(*box[2])
+        own.add(texture(voxels[..., planes_], there[..., planes_]))
+    seen.join(own)
 
 
 def _soft(logits: Tensor, inside: NDArray[np.bool_], start: int) -> Tensor:
     """Probabilities of some planes; outside of the body, background for sure."""
-    soft = torch.softmax(_finite(logits), 0)
+    soft = torch.softmax(finite(logits), 0)
     outside = torch.from_numpy(~inside[..., start : start + logits.shape[-1]])
     soft[:, outside] = 0
     soft[0, outside] = 1
@@ -204,9 +274,10 @@ def on_grid(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
     made = torch.empty(len(image), *shape)
     source = image.as_tensor()
     for box in boxes(shape, 2):
-        made[..., box[2][0] : box[2][1]] = sample(source, there, shape, box)
-    if not bool(torch.isfinite(made).all()):
-        raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the scan.")
+        part = sample(source, there, shape, box).float()
+        if not bool(torch.isfinite(part).all()):
+            raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the scan.")
+        made[..., box[2][0] : box[2][1]] = part
     for step in (s for s in steps if s not in spatial and not s["_target_"].endswith(".SqueezeDimd")):
         for channel in made:
             rule = _pointwise(step, channel)

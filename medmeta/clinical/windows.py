@@ -23,8 +23,8 @@ BATCH = 4
 """Windows that the network gets together, as in an exported bundle."""
 
 Window: TypeAlias = tuple[slice, ...]
-Forward: TypeAlias = Callable[[Tensor, Sequence[Window]], Tensor]
-"""Images ``(n, channel, *voxel)`` and where each lies in the scan, to logits ``(n, way, *voxel)``."""
+Forward: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Images ``(n, channel, *voxel)`` and where in each is body, to logits ``(n, way, *voxel)``."""
 
 
 def body(image: Tensor, spacing: Sequence[float]) -> NDArray[np.bool_]:
@@ -120,7 +120,9 @@ def planes(
     for top, following in zip(tops, [*tops[1:], tops[-1] + roi[2]], strict=True):
         layer = [w for w in places if w[2].start == top and inside[w].any()]
         for some in (layer[n : n + BATCH] for n in range(0, len(layer), BATCH)):
-            logits = _logits(plan, forward, torch.stack([image[(slice(None), *w)] for w in some]), some)
+            pieces = torch.stack([image[(slice(None), *w)] for w in some])
+            there = torch.stack([torch.from_numpy(inside[w]) for w in some])
+            logits = _logits(plan, forward, pieces, there)
             for window, one in zip(some, logits, strict=True):
                 here = total[(slice(None), *window[:2])]
                 here[:-1] += one * weight
@@ -136,9 +138,9 @@ def planes(
         total = torch.cat([total[..., done:], torch.zeros(*total.shape[:3], done)], 3)
 
 
-def _logits(plan: Plan, forward: Forward, pieces: Tensor, some: Sequence[Window]) -> Tensor:
+def _logits(plan: Plan, forward: Forward, pieces: Tensor, there: Tensor) -> Tensor:
     """``(n, way, *window)`` of ``(n, channel, *window)``."""
     if plan.spatial_dims == 3:
-        return forward(pieces, some)
+        return forward(pieces, there)
     axis = plan.slice_axis + 2
-    return forward(pieces.squeeze(axis), some).unsqueeze(axis)
+    return forward(pieces.squeeze(axis), there.squeeze(axis - 1)).unsqueeze(axis)

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from medmeta.clinical import BundleError, adapt, load_bundle, predict, verify
+from medmeta.clinical.adapt import fingerprint
 from medmeta.training import Recipe, Run, Schedule, train
 from medmeta.volumes import Cohort
 
@@ -54,9 +56,38 @@ def test_a_folder_becomes_a_bundle(
     assert (about["shots"], about["seed"], about["learner"]) == (2, 3, "proto-maml")
     assert about["series"] == {"description": "t[12]"}
     assert about["weights_before"] != about["weights_after"]
-    assert load_bundle(bundle).classes == ("background", "brindled")
-    (result,) = predict(bundle, unseen[:1], tmp_path / "out")
+    loaded = load_bundle(bundle)
+    assert loaded.classes == ("background", "brindled")
+    assert fingerprint(loaded.network) == about["weights_after"]  # with the temperature in them
+    asked = {"support", "shots", "steps", "seconds", "seed", "versions", "confidence"}
+    assert asked <= set(about)
+    assert about["confidence"]["why"] == "2 of the support left out in turn"
+    (result,) = predict(bundle, unseen[:1], tmp_path / "out", formats=("json",))
     assert result["ok"]
+    written = json.loads((tmp_path / "out" / result["files"][0]).read_text())
+    assert 0 <= written["confidence"] <= 1
+    assert written["temperature"] == about["confidence"]["temperature"] != 1
+    assert written["threshold"] in [round(t, 6) for t in about["confidence"]["distance_thresholds"]]
+    assert written["abstain"] == (written["distance"] > written["threshold"])
+    assert "confidence: temperature" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_the_temperature_is_in_the_weights_of_the_bundle(run: Run, support: Path, tmp_path: Path) -> None:
+    made = [
+        load_bundle(adapt(run, support, tmp_path / str(c), tumour="brindled", calibrated=c)) for c in (0, 1)
+    ]
+    image = torch.rand(1, 1, 16, 16, 16)
+    plain, calibrated = (m(image) for m in made)
+    temperature = made[1].confidence.temperature
+    assert (made[0].confidence.temperature, made[0].confidence.likeness) == (1.0, None)
+    assert torch.allclose(calibrated * temperature, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_another_likeness_is_not_trusted(run: Run, support: Path, tmp_path: Path) -> None:
+    bundle = adapt(run, support, tmp_path / "bundle", tumour="brindled")
+    file = bundle / "models" / "likeness.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert verify(bundle) == ["models/likeness.safetensors: changed since it was exported"]
 
 
 def test_no_patient_is_named_anywhere(run: Run, support: Path, tmp_path: Path) -> None:
