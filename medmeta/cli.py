@@ -475,6 +475,28 @@ def adapt(
 
 
 @app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
+    out: Out,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add models/model.onnx.")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="results.json of 'medmeta evaluate', for the card.")
+    ] = None,
+    authors: Annotated[str | None, typer.Option(help="Who made it.")] = None,
+    copyright: Annotated[str | None, typer.Option(help="Who holds the rights.")] = None,
+    data_licence: Annotated[
+        Path | None, typer.Option(help="Text: the licence of the data learnt from.")
+    ] = None,
+) -> None:
+    """Make an adapted bundle ready for others: verified, with ONNX, held-out results, authors and licence."""
+    from medmeta.clinical import hand_on
+
+    options: dict[str, Any] = {"onnx": onnx, "results": results, "authors": authors, "copyright": copyright}
+    made = hand_on(bundle, out, data_licence=data_licence, **options)
+    _log.print(f"Bundle: {_plain(str(made))}", soft_wrap=True)
+
+
+@app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
     out: Out,

@@ -97,6 +97,8 @@ def test_folders_that_are_not_there_or_empty(refused: Callable[..., str], tmp_pa
     (tmp_path / "empty").mkdir()
     refused("train", tmp_path / "empty", *out)
     refused("evaluate", tmp_path / "empty", tmp_path / "empty", "--tumor", "x", *out)
+    refused("advise", tmp_path / "empty", "--tumor", "x")
+    refused("select", tmp_path / "empty", "--shots", "2")
     refused("adapt", tmp_path / "empty", tmp_path / "empty", *out)
     refused("predict", tmp_path / "empty", tmp_path / "empty", *out)
 
@@ -204,6 +206,9 @@ def test_names_that_are_not_known_get_the_nearest(
     assert "proto-maml" in refused("train", cohort, "--learner", "proto-mamll", *out)
     assert "crested" in refused("train", cohort, "--hold-out", "crestd", *out)
     assert "crested" in refused("evaluate", run, cohort, "--tumor", "crestd", *out)
+    assert "crested" in refused("advise", cohort, "--tumor", "crestd")
+    assert "annular" in refused("advise", cohort, "--tumor", "annular", "--run", run)
+    assert "more than 500 patients" in refused("select", cohort, "--shots", "500")
     assert "segmentation" in refused("train", cohort, "--task", "segmentatoin", *out)
     assert "--hold-out annular" in refused("evaluate", run, cohort, "--tumor", "annular", *out)
 

@@ -3,6 +3,7 @@
 from medmeta.clinical.adapt import adapt
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.export import export
+from medmeta.clinical.handing_on import hand_on
 from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.pacs import studies
 from medmeta.clinical.predict import predict
@@ -14,6 +15,7 @@ __all__ = [
     "BundlePredictor",
     "adapt",
     "export",
+    "hand_on",
     "load_bundle",
     "predict",
     "predict_all",

@@ -46,7 +46,30 @@ def card(metadata: Mapping[str, Any], plan: Plan) -> str:
         expressions=EXPRESSIONS,
         needs_medmeta="medmeta" in metadata["required_packages_version"],
         segments=own["task"] == "segmentation",
+        results=own.get("results"),
+        **_table(own.get("results")),
     )
+
+
+def _table(results: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Rows of an evaluation: type, labels, method, and each metric with its interval."""
+    if results is None:
+        return {"metrics": [], "rows": []}
+    cells = [
+        (tumour, shots, method, figures)
+        for tumour, table in results["results"].items()
+        for shots, methods in table.items()
+        for method, figures in methods.items()
+    ]
+    metrics = sorted({name for *_, figures in cells for name in figures})
+    rows = [[*place, *(_interval(figures.get(m)) for m in metrics)] for *place, figures in cells]
+    return {"metrics": metrics, "rows": rows}
+
+
+def _interval(value: Mapping[str, float | None] | None) -> str:
+    if value is None or any(value[part] is None for part in ("mean", "low", "high")):
+        return "n/a"
+    return f"{value['mean']:.3g} [{value['low']:.3g} to {value['high']:.3g}]"
 
 
 def licence() -> str:

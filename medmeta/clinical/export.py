@@ -44,8 +44,8 @@ def export(
     """Write an adapted predictor as a complete MONAI bundle; whole or not at all.
 
     Args:
-        predictor: what ``adapt`` of a learner gave. Those of ``mann`` and ``local-prototype`` give a bundle
-            that needs medmeta, and says so; all others one that needs MONAI alone.
+        predictor: what ``adapt`` of a learner gave. Those of ``mann``, ``local-prototype`` and ``in-context``
+            give a bundle that needs medmeta, and says so; all others one that needs MONAI alone.
         plan: the preprocessing its images had.
         network_spec: of its backbone, as :func:`medmeta.networks.build` takes it.
         classes: names by label; ``"background"`` first when segmenting.

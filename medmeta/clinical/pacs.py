@@ -104,18 +104,22 @@ Set MEDMETA_DICOMWEB_USER and MEDMETA_DICOMWEB_PASSWORD, or use a netrc file.
                 raise _refused(error, action) from None
             except requests.exceptions.RequestException as error:
                 raise self._gone(error, action) from None
-            except OSError:
-                raise  # a local disk
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (OSError, MemoryError, MedmetaError):
+                raise  # a local disk, or said already
+            except Exception as error:  # noqa: BLE001 - what arrives cut or damaged can raise anything in a parser
                 raise PacsError(
                     f"an answer of the archive to {action}",
-                    found=f"one that is no DICOMweb ({type(error).__name__})",
-                    cure="Check the address: it ends at the root of the DICOMweb service.",
+                    found=f"one that is cut or no DICOMweb ({type(error).__name__})",
+                    cure="Run it again; if it stays so, check that the address is the service's root.",
                 ) from None
 
     def _gone(self, error: Exception, action: str) -> PacsError:
         late = "timed out" in str(error).lower()
-        found = f"none within {self.timeout:g} s" if late else f"no connection ({type(error).__name__})"
+        found = (
+            f"none within {self.timeout:g} s"
+            if late
+            else f"a connection that failed ({type(error).__name__})"
+        )
         cure = "Run it again with --resume when the archive answers."
         return PacsError(f"an answer of the archive to {action}", found=found, cure=cure)
 

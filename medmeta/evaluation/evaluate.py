@@ -105,13 +105,12 @@ def evaluate(
     with _written(folder) as work:
         (work / "manifest.json").write_text(manifest.text())
         catalogue.check(manifest)
+        theirs = {name: Answers(where, manifest) for name, where in beside.predictions.items()}
         judged_on = _new_volumes(run, manifest, catalogue)
         proof = prove(run, tumours, judged_on, store, trained_on=beside.trained_on, track=track)
         tasks = validation_episodes(run, cohort.volumes, store, shots, seed=seed)
         methods, tuning = tuned(_methods(run, seed), tasks, track=track)
-        judges: dict[str, Judge] = {**methods}
-        for name, where in beside.predictions.items():
-            judges[name] = Answers(where, manifest)
+        judges: dict[str, Judge] = {**methods, **theirs}
         judged = replay(judges, manifest, catalogue, store, tolerance=beside.tolerance, track=track)
         further = _further(run, cohort, judged, methods, manifest, catalogue, store, track)
         content = results(

@@ -10,7 +10,7 @@ from medmeta.errors import nearest
 from medmeta.evaluation.gain import Trial, gains, trials, verdict
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.protocol import EvaluationError
-from medmeta.evaluation.selection import Embed, embedding, one_a_patient, select, untrained
+from medmeta.evaluation.selection import Embed, embedding, enough, one_a_patient, select, untrained
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
 from medmeta.volumes.progress import Track, silent
@@ -58,6 +58,7 @@ def propose(
         cure = nearest(tumour, cohort.tumours) if cohort.tumours else "Leave --tumor out."
         raise EvaluationError(f"the tumour type {tumour!r} in the cohort", found="none", cure=cure)
     among = [v for v in cohort.volumes if tumour in (None, v.tumour)]
+    enough(among, shots)  # before anything is read
     plan = run.plan if run is not None else make_plan(among)
     store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)
     network = run.learner.network if run is not None else untrained(plan, seed)
@@ -93,10 +94,10 @@ def _measured(
     if plan.whole:
         return []
     volumes = run.unseen(cohort.volumes) if run is not None else cohort.volumes
-    enough = [t for t in cohort.tumours if len(_outlined(volumes, t)) // 2 > shots]
+    many = [t for t in cohort.tumours if len(_outlined(volumes, t)) // 2 > shots]
     method = run.learner if run is not None else Trees(seed)
     made: list[Trial] = []
-    for name in sorted(enough, key=lambda t: -len(_outlined(volumes, t)))[:TYPES]:
+    for name in sorted(many, key=lambda t: -len(_outlined(volumes, t)))[:TYPES]:
         made += trials(
             method, volumes, name, store, {"": embed},
             shots=(shots,), repeats=repeats, judged=8, seed=seed, track=track,

@@ -53,6 +53,18 @@ def select(
     Raises:
         EvaluationError: where there are not more patients than are to be chosen.
     """
+    first = enough(volumes, shots)
+    rows = [embed(store.read(v)) for v in track(first, description="looking at scans", total=len(first))]
+    chosen, sizes = medoids_of(np.stack(rows), shots)
+    return Selection(tuple(first[i] for i in chosen), tuple(sizes), len(first))
+
+
+def enough(volumes: Sequence[Volume], shots: int) -> list[Volume]:
+    """The first volume of each patient, where there are more patients than are to be chosen.
+
+    Raises:
+        EvaluationError: where there are not.
+    """
     first = one_a_patient(volumes)
     if not 0 < shots < len(first):
         raise EvaluationError(
@@ -62,9 +74,7 @@ def select(
             found=f"{len(first)} patients" if shots > 0 else str(shots),
             cure="Add patients, or ask for fewer --shots." if shots > 0 else "Give --shots of 1 or more.",
         )
-    rows = [embed(store.read(v)) for v in track(first, description="looking at scans", total=len(first))]
-    chosen, sizes = medoids_of(np.stack(rows), shots)
-    return Selection(tuple(first[i] for i in chosen), tuple(sizes), len(first))
+    return first
 
 
 def one_a_patient(volumes: Sequence[Volume]) -> list[Volume]:

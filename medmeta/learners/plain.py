@@ -27,8 +27,9 @@ def plain_network(predictor: Predictor) -> nn.Sequential:
         a contrastive Siamese network but for a term that all classes share).
 
     Raises:
-        LearnerError: where predicting needs medmeta (``mann``, ``local-prototype``, trees or mirrored views),
-            or a network that is neither torch's nor MONAI's, or one that gives several outputs.
+        LearnerError: where predicting needs medmeta (``mann``, ``local-prototype``, ``in-context``, trees or
+            mirrored views), or a network that is neither torch's nor MONAI's, or one that gives several
+            outputs.
 
     Example:
         >>> from medmeta.episodes import Examples

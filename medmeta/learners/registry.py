@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.errors import nearest
+from medmeta.learners.body_trees import BodyTreesLearner
 from medmeta.learners.comparing import matching, relation, siamese
 from medmeta.learners.episodic import BOTH, CLASSIFY
 from medmeta.learners.gradient import GradientLearner
@@ -65,6 +66,7 @@ PRESETS: Mapping[str, Preset] = {
     "ridge": _other(RidgeLearner),
     "refined-ridge": _other(RefinedRidgeLearner),
     "local-prototype": _other(LocalPrototypeLearner),
+    "body-trees": _other(BodyTreesLearner),
     "in-context": _other(InContextLearner),
     "mann": _other(MemoryLearner, CLASSIFY),
     "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),

@@ -117,15 +117,22 @@ def _wait(server: Orthanc, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def between(port: int, *, cut_posts_after: int | None = None, mute_after: int | None = None) -> Iterator[int]:
-    """A proxy on its own port: it cuts a POST after so many bytes, or is silent after so many requests."""
+def between(
+    port: int,
+    *,
+    cut_posts_after: int | None = None,
+    mute_after: int | None = None,
+    cut_answers_after: int | None = None,
+) -> Iterator[int]:
+    """A proxy on its own port: it cuts a POST or all answers after so many bytes, or is silent after so many
+    requests."""
     listener = socket.create_server(("127.0.0.1", 0))
     seen = [0]
     over = threading.Event()
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", port)) as server:
-            threading.Thread(target=_pump, args=(server, client), daemon=True).start()
+            threading.Thread(target=_pump, args=(server, client, cut_answers_after), daemon=True).start()
             sent = 0
             posting = False
             while data := _receive(client):
@@ -169,8 +176,11 @@ def _receive(one: socket.socket) -> bytes:
     return b""
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
+    sent = 0
     with contextlib.suppress(OSError):
-        while data := _receive(source):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        while (most is None or sent < most) and (data := _receive(source)):
+            part = data if most is None else data[: most - sent]
+            target.sendall(part)
+            sent += len(part)
+        target.shutdown(socket.SHUT_RDWR if most is not None else socket.SHUT_WR)

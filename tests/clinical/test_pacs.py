@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_a_store_cut_in_the_middle_is_completed_by_a_retry(
         result = run(segment_bundle, url, uid, tmp_path / "out")
     assert not result["ok"]
     assert result["message"].startswith(
-        "wanted an answer of the archive to storing results, found no connection"
+        "wanted an answer of the archive to storing results, found a connection that failed"
     )
     assert left(tmp_path / "out") == []
     assert archive.instances().get("SR", 0) == 0
@@ -195,6 +196,19 @@ def test_a_store_cut_in_the_middle_is_completed_by_a_retry(
     result = run(segment_bundle, archive.dicomweb, uid, tmp_path / "out")
     assert (result["skipped"], result["stored"]) == (True, {"new": 1, "there": 1})
     assert archive.instances() == {"MR": slices, "SEG": 1, "SR": 1}
+
+
+@pytest.mark.parametrize("after", [30_000, 60_000, 61_700])  # within a file, and within the header of one
+def test_a_series_that_arrives_in_part(
+    archive: Orthanc, uid: str, segment_bundle: Path, tmp_path: Path, after: int
+) -> None:
+    with between(archive.port, cut_answers_after=after) as port:
+        result = run(segment_bundle, f"http://127.0.0.1:{port}/dicom-web", uid, tmp_path / "out")
+    # the answer has no length, so that HTTP takes its end for the end of the series
+    wanted = r"(\d+ instances of a series, found \d+\.|an answer .* to a series, found one that is cut)"
+    assert re.match(f"wanted {wanted}.* Run it again", result["message"]), result
+    assert left(tmp_path / "out") == []
+    assert "SEG" not in archive.instances()
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2])
@@ -243,4 +257,4 @@ def test_what_is_asked_wrongly(segment_bundle: Path, tmp_path: Path) -> None:
         studies(f"http://127.0.0.1:{orthanc.free_port()}", ["1.2.3"], store=False, timeout=1.0),
         tmp_path / "out",
     )
-    assert "found no connection" in unreached["message"]
+    assert "found a connection that failed" in unreached["message"]

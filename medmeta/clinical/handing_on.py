@@ -1,0 +1,100 @@
+"""An adapted bundle made ready for others: ONNX beside the weights, results in the card, who made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medmeta.clinical import bundle as names
+from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.card import card, licence
+from medmeta.clinical.export import as_json, write
+from medmeta.clinical.loading import load_bundle
+
+
+def hand_on(
+    bundle: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    onnx: bool = False,
+    results: str | os.PathLike[str] | None = None,
+    authors: str | None = None,
+    copyright: str | None = None,
+    data_licence: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write a bundle anew for those who will run it; verified before, whole or not at all.
+
+    Args:
+        bundle: what ``medmeta adapt`` wrote.
+        out: the folder to write; refused where it exists.
+        onnx: add ``models/model.onnx``; the ONNX runtime gives the same logits to 1e-4, or it is refused.
+        results: ``results.json`` of ``medmeta evaluate``, for the card's held-out results.
+        authors, copyright: for the metadata, in place of what ``adapt`` wrote.
+        data_licence: a text file: the licence of the data that the weights were learnt from.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: where the bundle is not to be trusted, ``out`` exists, or a file cannot be read.
+    """
+    folder = Path(out)
+    if folder.exists():
+        raise BundleError(
+            f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
+        )
+    opened = load_bundle(bundle)
+    source = Path(bundle)
+    described = dict(opened.about)
+    described.update({k: v for k, v in (("authors", authors), ("copyright", copyright)) if v})
+    if results is not None:
+        own = dict(described["medmeta"])
+        own["results"] = _results(Path(results))
+        described["medmeta"] = own
+    texts = {
+        names.METADATA: as_json(described),
+        names.INFERENCE: (source / names.INFERENCE).read_text(encoding="utf-8"),
+        names.CARD: card(described, opened.plan),
+        names.DATA_LICENCE: _text(Path(data_licence or source / names.DATA_LICENCE)),
+        names.LICENCE: licence(),
+    }
+    assert isinstance(opened.network, nn.Sequential)
+    return write(folder, opened.network.eval(), opened.plan, texts, onnx=onnx)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            "a text file with the data's licence", found="none that can be read", cure="Name another."
+        ) from error
+
+
+def _results(file: Path) -> dict[str, Any]:
+    """Of an evaluation, what a card shows; nothing that names a case."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        rows = {
+            tumour: {
+                shots: {
+                    method: {m: _interval(v) for m, v in figures.items()} for method, figures in by.items()
+                }
+                for shots, by in table.items()
+            }
+            for tumour, table in found["results"].items()
+        }
+        return {"results": rows, **{k: found[k] for k in ("patients", "episodes", "held_out", "seed")}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            "the results.json of medmeta evaluate", found="another file or none", cure="Name that file."
+        ) from error
+
+
+def _interval(value: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {part: value[part] for part in ("mean", "low", "high")}
