@@ -64,7 +64,9 @@ def hand_on(
         names.LICENCE: licence(),
     }
     assert isinstance(opened.network, nn.Sequential)
-    return write(folder, opened.network.eval(), opened.plan, texts, onnx=onnx)
+    like = opened.confidence.likeness
+    centre = None if like is None else like.centre
+    return write(folder, opened.network.eval(), opened.plan, texts, centre=centre, onnx=onnx)
 
 
 def _text(file: Path) -> str:
