@@ -19,7 +19,7 @@ from medmeta.networks import features
 from medmeta.shape import Image, Logits
 
 SCALES = (3, 7, 15)
-VOXELS = 4000
+VOXELS = 2000
 """Voxels of each example that trees are fitted to, half of them of the target where there are so many."""
 
 

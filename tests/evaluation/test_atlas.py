@@ -1,0 +1,84 @@
+"""The lesion atlas: nobody on two sides, cells that keep their targets, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from medmeta.episodes import Episode, Examples
+from medmeta.training.outer import Schedule, Stopped
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data" / "images" / "atlas"
+
+
+@pytest.fixture(scope="module")
+def atlas() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("atlas_benchmark", ROOT / "benchmarks" / "atlas.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_neighbouring_numbers_are_one_patient_and_other_letters_another(atlas: ModuleType) -> None:
+    assert atlas.neighbours(["a_3", "a_40", "a_12", "b_4"]) == ["a_3", "a_40", "a_3", "b_4"]
+
+
+def test_cells_hold_every_pixel_and_a_target_smaller_than_one(atlas: ModuleType) -> None:
+    label = torch.zeros(2, 8, 8).long()
+    label[0, 3, 3] = 1  # a quarter of a cell
+    label[1, 2:6, 2:5] = 1  # whole cells and halves
+    image = torch.rand(2, 1, 8, 8)
+    cells = atlas.celled(Examples(image, label, ("background", "target"), ("p", "q")))
+    assert cells.image.flatten(1).sort(1).values.equal(image.flatten(1).sort(1).values)
+    assert cells.label.flatten(1).sum(1).tolist() == [1, 4]
+    assert cells.label[0, 1, 1] == 1
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the atlas is not beside the checkout")
+def test_no_family_is_both_trained_on_and_chosen_by_or_tested(atlas: ModuleType) -> None:
+    sets = atlas.read(DATA)
+    for group, families in atlas.GROUPS.items():
+        own = atlas.split(sets, group, organs=True)
+        trained = [s.name for s in own.train]
+        assert own.validate
+        assert own.test
+        assert not [n for n in trained if n.startswith(families + atlas.VALIDATION)]
+        assert not {s.name for s in own.validate} & {s.name for s in own.test}
+
+
+class _Source:
+    """Bright squares on noise; stopped where it is told to."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+
+    def __getitem__(self, index: int) -> Episode:
+        if index == self.stop:
+            raise Stopped
+        generator = torch.Generator().manual_seed(index)
+        image, label = torch.rand(4, 4, 16, 16, generator=generator), torch.zeros(4, 16, 16).long()
+        label[:, 4:9, 4:9] = 1
+        sides = [Examples(image[w] + label[w, None], label[w], ("a", "b")) for w in ([0, 1], [2, 3])]
+        return Episode(*sides)
+
+
+def test_stopped_training_goes_on_to_the_same_weights(
+    atlas: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atlas, "Schedule", lambda **given: Schedule(**{**given, "save_every": 2}))
+    straight = atlas.trained("refined-ridge", {}, _Source(), 4, tmp_path / "one.safetensors", 0)
+    with pytest.raises(Stopped):
+        atlas.trained("refined-ridge", {}, _Source(stop=6), 4, tmp_path / "two.safetensors", 0)
+    assert not (tmp_path / "two.safetensors").exists()
+    resumed = atlas.trained("refined-ridge", {}, _Source(), 4, tmp_path / "two.safetensors", 0)
+    for name, weight in straight.state_dict().items():
+        assert resumed.state_dict()[name].equal(weight), name
