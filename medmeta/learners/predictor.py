@@ -45,6 +45,7 @@ def unit_length(feature: int, *, dense: bool) -> nn.Module:
         dense: whether they lie on a voxel grid, ``(n, feature, *space)``.
 
     Example:
+        >>> import torch
         >>> unit_length(2, dense=False)(torch.tensor([[3.0, 4.0]])).detach()
         tensor([[0.6000, 0.8000]])
     """
