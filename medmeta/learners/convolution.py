@@ -2,7 +2,8 @@
 
 Torch's own second derivative writes the weight's part as a convolution with a kernel as large as the image,
 for which there is no fast kernel. The same sums are those of a backward pass with other inputs. All of it
-runs channels last, and everything it gives lies so: tensors of two layouts in one sum cost ten times it.
+runs channels last, and everything it gives lies so: tensors of two layouts in one sum cost ten times it. But
+logits of a few classes lie as labels do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medmeta.learners.phases import doubles, kernel_slope
+
+FEW = 4
+"""Channels of output below which an up-sampling layer runs plain: its fast kernel would compute eight."""
 
 
 class Convolution(torch.autograd.Function):
@@ -27,7 +31,7 @@ class Convolution(torch.autograd.Function):
         """Convolve."""
         ctx.save_for_backward(image, weight)
         ctx.how, ctx.bias = how, bias is not None
-        return _last(torch.ops.aten.convolution(image, weight, bias, *how))
+        return _convolve(image, weight, bias, how)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,7 +56,7 @@ class Slopes(torch.autograd.Function):
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
         """Slopes of image and weight."""
-        slope = _last(slope)
+        slope = _lie(slope, weight, how)
         ctx.save_for_backward(slope, image, weight)
         ctx.how = how
         ctx.set_materialize_grads(False)
@@ -62,7 +66,7 @@ class Slopes(torch.autograd.Function):
     def backward(ctx: Any, on_image: Tensor | None, on_weight: Tensor | None) -> tuple[Tensor | None, ...]:
         """Each is a convolution or a backward pass of one, the new slopes in place of image or weight."""
         slope, image, weight = ctx.saved_tensors
-        on_image, on_weight = (None if t is None else _last(t) for t in (on_image, on_weight))
+        on_image, on_weight = (None if t is None else _lie(t, weight, ctx.how) for t in (on_image, on_weight))
         by_image = by_weight = None
         if on_image is not None and ctx.needs_input_grad[2]:
             by_weight = _slopes(slope, on_image, weight, ctx.how, (False, True))[1]
@@ -77,12 +81,33 @@ def _both(
     """Convolve each of two images with its kernel and add: one convolution of twice the channels, quicker."""
     pairs = [(i, w) for i, w in ((on_image, weight), (image, on_weight)) if i is not None and w is not None]
     if len(pairs) < 2 or how[-1] > 1:  # of grouped kernels each group would need its part of both
-        parts = [torch.ops.aten.convolution(i, w, None, *how) for i, w in pairs]
-        return _last(sum(parts[1:], parts[0])) if parts else None
+        parts = [_convolve(i, w, None, how) for i, w in pairs]
+        return sum(parts[1:], parts[0]) if parts else None
     images, kernels = zip(*pairs, strict=True)
     transposed = how[3]
     joined = torch.cat(kernels, 0 if transposed else 1)
-    return _last(torch.ops.aten.convolution(torch.cat(images, 1), joined, None, *how))
+    return _convolve(torch.cat(images, 1), joined, None, how)
+
+
+def _convolve(image: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
+    image = _lie(image, weight, how)
+    if not _few(weight, how):
+        return _last(torch.ops.aten.convolution(image, weight, bias, *how))
+    stride, padding, dilation, _, more, _ = how
+    size = list(weight.shape[2:])
+    plain: Any = torch.ops.aten.slow_conv_transpose3d
+    out: Tensor = plain(image, weight.contiguous(), size, bias, stride, padding, more, dilation)
+    return out
+
+
+def _few(weight: Tensor, how: tuple[Any, ...]) -> bool:
+    """Whether this is an up-sampling layer that gives the logits of a few classes."""
+    return how[3] and how[-1] == 1 and weight.shape[1] < FEW
+
+
+def _lie(tensor: Tensor, weight: Tensor, how: tuple[Any, ...]) -> Tensor:
+    """The same numbers as this layer has them."""
+    return tensor.contiguous() if _few(weight, how) else _last(tensor)
 
 
 def _last(tensor: Tensor) -> Tensor:
@@ -137,7 +162,7 @@ def transposed(
         return None
     how = (_three(stride), _three(padding), _three(dilation), True, _three(output_padding), groups)
     apply: Any = Convolution.apply
-    out: Tensor = apply(_last(input), _last(weight), bias, how)
+    out: Tensor = apply(_lie(input, weight, how), _lie(weight, weight, how), bias, how)
     return out
 
 

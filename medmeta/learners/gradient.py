@@ -25,6 +25,7 @@ from medmeta.learners.batch import (
     whole,
 )
 from medmeta.learners.episodic import BOTH
+from medmeta.learners.folding import LastLayer, last_layer
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
 from medmeta.learners.inner import Inner
 from medmeta.learners.loss import Balance, example_loss
@@ -65,6 +66,8 @@ class GradientLearner(nn.Module):
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
         self.places = places(network)
+        self.last: LastLayer | None = None
+        self.looked = False
         self.head = nn.ParameterDict()
         if inner.rows and inner.feature:
             first = nn.Linear(inner.feature, inner.rows).to(like)
@@ -95,23 +98,28 @@ class GradientLearner(nn.Module):
     def _rates(self, meta: Weights, step: int) -> dict[str, Tensor | float]:
         return rates_at(meta, self._moving_names(), step, self.inner.rate)
 
-    def _feature(self, weights: Weights, image: Image, *, dense: bool) -> Feature:
-        body = {place: weights[f"network.{name}"] for place, name in self.places.items()}
+    def _feature(
+        self, weights: Weights, image: Image, *, dense: bool, layer: Weights | None = None
+    ) -> Feature:
+        body = {place: weights[f"network.{name}"] for place, name in self.places.items()} | (layer or {})
         half = self.inner.precision == "bf16"
         with torch.autocast(image.device.type, torch.bfloat16) if half else nullcontext():
             output = functional_call(self.network, body, (image,), tie_weights=False)
         return features(output, tuple(image.shape[2:]), dense=dense).to(image.dtype)
 
     def _logits(self, moving: Weights, meta: Weights, image: Image, *, dense: bool) -> Logits:
-        feature = self._feature(meta | moving, image, dense=dense)
-        head = Head(moving["head.weight"], moving["head.bias"])
-        if head.weight.shape[1] != feature.shape[1]:
-            raise LearnerError(
-                f"a network of {head.weight.shape[1]} features for this head",
-                found=f"{feature.shape[1]}",
-                cure=f"Create the learner with feature={feature.shape[1]}.",
-            )
-        return logits(feature, head)
+        weights, head = meta | moving, Head(moving["head.weight"], moving["head.bias"])
+        last = self.last
+        if last and dense and last.gains(head):
+            layer = last.fold({n: weights[f"network.{n}"] for n in last.names}, head)
+            guess = self._feature(weights, image, dense=True, layer=layer)
+            return guess if last.bias else guess + head.bias.reshape(-1, *[1] * (guess.ndim - 2))
+        return _fitting(self._feature(weights, image, dense=dense), head)
+
+    def _look(self, image: Image, *, dense: bool) -> None:
+        """Find, once, the layer that a head can be multiplied into."""
+        if dense and not self.looked and self.inner.precision == "full":
+            self.last, self.looked = last_layer(self.network, image), True
 
     def _loss(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Tensor:
         losses = []
@@ -119,6 +127,18 @@ class GradientLearner(nn.Module):
             guess = self._logits(moving, meta, part.image, dense=part.dense)
             losses.append(part.part * example_loss(guess, part.target, part.share).mean())
         return torch.stack(losses).sum()
+
+    def _head_loss(self, part: Piece) -> Callable[[Weights, Weights], Tensor]:
+        """The loss where the head alone moves: the features of the same meta-parameters stay the same."""
+        known: list[tuple[Weights, Feature]] = []
+
+        def loss(moving: Weights, meta: Weights) -> Tensor:
+            if not known or known[0][0] is not meta:
+                known[:] = [(meta, self._feature(meta, part.image, dense=part.dense))]
+            guess = _fitting(known[0][1], Head(moving["head.weight"], moving["head.bias"]))
+            return part.part * example_loss(guess, part.target, part.share).mean()
+
+        return loss
 
     def _start(self, meta: Weights, parts: Sequence[Piece], classes: Sequence[str]) -> Weights:
         head = self._head(meta, parts, classes)
@@ -158,9 +178,13 @@ class GradientLearner(nn.Module):
 
     def inner_loop(self, support: Piece, query: Piece, classes: Sequence[str]) -> InnerLoop:
         """See a task as a function of the meta-parameters, for the engine."""
+        # recomputing lets go of each step's graph, and of the features' with it
+        still_body = self.inner.moves == "head" and self.inner.backend != "recompute"
         return InnerLoop(
             start=lambda meta: self._start(meta, [support], classes),
-            support=lambda moving, meta: self._loss(moving, meta, [support]),
+            support=self._head_loss(support)
+            if still_body
+            else lambda moving, meta: self._loss(moving, meta, [support]),
             query=lambda moving, meta: self._loss(moving, meta, [query]),
             rate=self._rates,
             steps=self.inner.steps,
@@ -210,7 +234,7 @@ class GradientLearner(nn.Module):
         if order == "implicit":
             return implicit(loop, meta)
         backend = "loop" if self.inner.backend == "auto" else self.inner.backend
-        with QuickLayers(second=order == "second"):
+        with QuickLayers():
             return meta_gradient(loop, meta, order=order, backend=backend)
 
     def _supervised(
@@ -240,6 +264,8 @@ class GradientLearner(nn.Module):
         """Add ``scale`` x the summed meta-gradient to ``.grad``; give the ``(t,)`` query losses."""
         # flash attention has no second derivative; the plain formula has
         with still(self.network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            first = whole(episodes[0].support, parameter_like(self.network))
+            self._look(first.image, dense=first.dense)
             if self._batches(episodes):
                 losses = self._batched(episodes, scale)
             else:
@@ -303,13 +329,16 @@ class GradientLearner(nn.Module):
         check_support(support)
         parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
-        with still(self.network), torch.no_grad(), QuickLayers(second=False):
+        with still(self.network), torch.no_grad(), QuickLayers():
+            self._look(parts[0].image, dense=parts[0].dense)
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
-        start, adam = moving, Adam()
+        start, adam, loops = moving, Adam(), self._loops(parts)
         yield moving
         for index in range(steps):
+            if parts[0].dense:  # whose features of a whole set would be too large to keep
+                loops = self._loops(parts)
             with still(self.network):
-                slopes = self._slopes(moving, meta, parts)
+                slopes = _slopes(loops, moving, meta)
             if self.inner.proximity:
                 slopes = {n: s + self.inner.proximity * (moving[n] - start[n]) for n, s in slopes.items()}
             if self.inner.clip:
@@ -320,15 +349,8 @@ class GradientLearner(nn.Module):
             moving = {n: moving[n] - rate[n] * slopes[n] for n in moving}
             yield moving
 
-    def _slopes(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Weights:
-        total: Weights = {}
-        for part in parts:
-            leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
-            loop = self.inner_loop(part, part, ())
-            with torch.enable_grad(), QuickLayers(second=False):
-                slopes = autograd_slope(loop, leaves, meta, False)
-            total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
-        return total
+    def _loops(self, parts: Sequence[Piece]) -> list[InnerLoop]:
+        return [self.inner_loop(part, part, ()) for part in parts]
 
     def adapt(self, support: Examples) -> LinearPredictor:
         """Learn from the support; the learner stays bitwise the same.
@@ -381,6 +403,28 @@ def places(network: nn.Module) -> dict[str, str]:
         for path, module in network.named_modules()
         for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
     }
+
+
+def _fitting(feature: Feature, head: Head) -> Logits:
+    """Apply a head to features of the size it is for."""
+    if head.weight.shape[1] != feature.shape[1]:
+        raise LearnerError(
+            f"a network of {head.weight.shape[1]} features for this head",
+            found=f"{feature.shape[1]}",
+            cure=f"Create the learner with feature={feature.shape[1]}.",
+        )
+    return logits(feature, head)
+
+
+def _slopes(loops: Sequence[InnerLoop], moving: Weights, meta: Weights) -> Weights:
+    """Add up the slopes of the pieces of a set."""
+    total: Weights = {}
+    for loop in loops:
+        leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
+        with torch.enable_grad(), QuickLayers():
+            slopes = autograd_slope(loop, leaves, meta, False)
+        total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
+    return total
 
 
 def _together(episode: Episode) -> Examples:

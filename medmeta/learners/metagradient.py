@@ -180,8 +180,10 @@ def implicit(loop: InnerLoop, meta: Weights, *, solve_steps: int = 10) -> tuple[
     """Give the query loss and its gradient by the implicit function theorem; the steps taken do not matter.
 
     Rajeswaran et al. 2019, equation 6: ``(I + H / lambda)^-1`` times the query's slope at the end, ``H`` the
-    Hessian of the support loss there, solved by conjugate gradients (algorithm 2). Exact where the steps
-    reached the bottom of the support loss with its pull back to the start.
+    Hessian of the support loss there, solved by conjugate gradients (algorithm 2); and, where meta-parameters
+    take part in the support loss without moving (a body under a head that moves alone), the same pulled
+    through its mixed derivative. Exact where the steps reached the bottom of the support loss with its pull
+    back to the start.
 
     Args:
         loop: the inner loop, its ``proximity`` above zero.
@@ -209,9 +211,11 @@ def implicit(loop: InnerLoop, meta: Weights, *, solve_steps: int = 10) -> tuple[
             return {n: vector[n] + t / loop.proximity for n, t in zip(moving, turned, strict=True)}
 
         pull = conjugate_gradient(curve, wanted, solve_steps)
+        # meta-parameters that stay where they are while the others move bend the support loss, too
+        turn = _gradients(list(slopes.values()), meta_leaves, [-pull[n] / loop.proximity for n in slopes])
         first = loop.start(meta_leaves)
         back = _gradients(list(first.values()), meta_leaves, [pull[n] for n in first])
-    return loss.detach(), {n: back[n] + both[f"1{n}"] for n in meta}
+    return loss.detach(), {n: back[n] + turn[n] + both[f"1{n}"] for n in meta}
 
 
 def conjugate_gradient(curve: Callable[[Weights], Weights], wanted: Weights, steps: int) -> Weights:

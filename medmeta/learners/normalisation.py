@@ -81,10 +81,9 @@ class Layout:
         (image, each), *rest = pairs
         whole = self.empty(image)
         out = self.flat(whole)
-        torch.mul(image, self.spread(each), out=out)
+        torch.addcmul(self.spread(first), image, self.spread(each), out=out)
         for image, each in rest:
             out.addcmul_(image, self.spread(each))
-        out.add_(self.spread(first))
         return whole
 
     def hat(

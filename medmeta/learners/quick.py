@@ -1,4 +1,4 @@
-"""While second derivatives are taken, layers whose own ones are slow run ours in their place."""
+"""While derivatives are taken, layers whose own ones are slow run ours in their place."""
 
 from __future__ import annotations
 
@@ -22,32 +22,22 @@ OURS: dict[Any, Callable[..., Any]] = {
 }
 """What is replaced; a replacement gives None where it would gain nothing."""
 
-SECOND: frozenset[Any] = frozenset({torch.prelu})
-"""What gains in the second derivative only: torch's own first one is a single pass."""
-
 
 class QuickLayers(TorchFunctionMode):
     """While this is on, :data:`OURS` run in torch's place: 3D convolutions channels last, norms, PReLU.
 
-    Args:
-        second: whether second derivatives will be taken; where not, :data:`SECOND` stay torch's.
-
     Example:
         >>> image, weight = torch.ones(1, 4, 3, 3, 3), torch.ones(2, 4, 3, 3, 3, requires_grad=True)
-        >>> with QuickLayers(second=True):
+        >>> with QuickLayers():
         ...     out = torch.nn.functional.conv3d(image, weight)
         >>> out.flatten().tolist(), type(out.grad_fn).__name__
         ([108.0, 108.0], 'ConvolutionBackward')
     """
 
-    def __init__(self, *, second: bool) -> None:
-        super().__init__()
-        self.ours = {f: ours for f, ours in OURS.items() if second or f not in SECOND}
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Take what gains; leave everything else as it is."""
         kwargs = kwargs or {}
-        ours = None if torch.is_autocast_enabled("cpu") else self.ours.get(func)  # ours know one precision
+        ours = None if torch.is_autocast_enabled("cpu") else OURS.get(func)  # ours know one precision
         if ours is not None and (out := ours(*args, **kwargs)) is not None:
             return out
         return func(*args, **kwargs)

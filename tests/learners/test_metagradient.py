@@ -89,6 +89,21 @@ def test_implicit_gradient_of_quadratic_tasks() -> None:
         close(loss, (bottom - task.d) @ task.b @ (bottom - task.d) / 2, 1e-10)
 
 
+def test_implicit_gradient_of_what_bends_the_loss_without_moving() -> None:
+    """A body under a head that moves alone: the bottom moves with it, too."""
+    task, eye = Quadratic(3), torch.eye(4, dtype=torch.float64)
+
+    def support(moving: Weights, meta: Weights) -> Tensor:
+        return (moving["w"] - meta["c"]) @ task.a @ (moving["w"] - meta["c"]) / 2
+
+    turn = torch.linalg.inv(task.a + PULL * eye)
+    bottom = turn @ (task.a @ task.c + PULL * START)
+    loop = replace(task.loop(600, proximity=PULL), support=support)
+    _, found = engine.implicit(loop, {"w": START, "c": task.c})
+    close(found["w"], PULL * turn @ task.b @ (bottom - task.d), 1e-10)
+    close(found["c"], task.a @ turn @ task.b @ (bottom - task.d), 1e-10)
+
+
 def test_multi_step_loss_of_quadratic_tasks() -> None:
     task, emphasis = Quadratic(1), (0.0, 0.3, 0.2, 0.5)
     wanted = torch.zeros_like(START)
@@ -247,14 +262,12 @@ def constant_slopes(learner: GradientLearner, task: Episode, monkeypatch: pytest
     monkeypatch.setattr(learner, "inner_loop", lambda *given: replace(real(*given), slope=replay))
 
 
-@pytest.mark.parametrize("backend", ["loop", "batched"])
-@pytest.mark.parametrize("kind", ["UNet", "DynUNet", "DenseNet"])
-def test_first_order_is_the_finite_difference_with_slopes_held(
-    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = episode(pictures if kind in CLASSIFIERS else lesions, n=2)
+def check_first_order(kind: str, dims: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 32 if kind == "BasicUNet" else 16
+    n = 1 if kind == "BasicUNet" and dims == 3 else 2
+    task = episode(pictures if kind in CLASSIFIERS else lesions, n=n, side=side, dims=dims)
     options: dict[str, Any] = {"steps": 2, "rates": "step", "order": "first", "backend": backend}
-    learner = create_learner("proto-maml", network(kind, 2, 16), **options)
+    learner = create_learner("proto-maml", network(kind, dims, side), **options)
     assert isinstance(learner, GradientLearner)
     learner.backward([task], scale=1.0)
     way, far = direction(learner), 1e-8
@@ -262,6 +275,24 @@ def test_first_order_is_the_finite_difference_with_slopes_held(
     constant_slopes(learner, task, monkeypatch)
     measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
     assert abs(found - measured) <= 1e-5 * max(abs(measured), 2e-2), (found, measured)
+
+
+FIRST = [(k, 2, b) for k in ("UNet", "DynUNet", "DenseNet") for b in ("loop", "batched")]
+
+
+@pytest.mark.parametrize(("kind", "dims", "backend"), FIRST)
+def test_first_order_is_the_finite_difference_with_slopes_held(
+    kind: str, dims: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_first_order(kind, dims, backend, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "dims", "backend"), [row for row in LARGE if row not in FIRST])
+def test_first_order_is_the_finite_difference_everywhere(
+    kind: str, dims: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_first_order(kind, dims, backend, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["proto-maml", "maml", "anil", "meta-sgd", "maml++"])
@@ -391,8 +422,8 @@ def random(*shape: int, seed: int = 0, last: bool = False) -> Tensor:
     return drawn.requires_grad_()
 
 
-@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 2)])
-def test_the_convolution_has_torchs_derivatives(stride: int, groups: int) -> None:
+@pytest.mark.parametrize(("stride", "groups", "others"), [(1, 1, 2), (1, 1, 5), (2, 2, 2)])
+def test_the_convolution_has_torchs_derivatives(stride: int, groups: int, others: int) -> None:
     from medmeta.learners.convolution import convolution, transposed
 
     image, weight, bias = random(2, 4, 3, 4, 3), random(2, 4 // groups, 2, 2, 2), random(2)
@@ -408,19 +439,20 @@ def test_the_convolution_has_torchs_derivatives(stride: int, groups: int) -> Non
     def back(*given: Tensor) -> Any:
         return transposed(*given, stride, 1, 0, groups)
 
-    weight, bias = random(4, 2, 2, 2, 2), random(2 * groups)
+    weight, bias = random(4, others, 2, 2, 2), random(others * groups)
     torch.testing.assert_close(
         back(image, weight, bias), F.conv_transpose3d(image, weight, bias, stride, 1, 0, groups)
     )
     derivatives_are_right(back, (image, weight, bias))
 
 
-def test_the_up_sampling_layer_has_torchs_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", [2, 4])  # few channels run plain
+def test_the_up_sampling_layer_has_torchs_derivatives(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmeta.learners import phases
     from medmeta.learners.convolution import transposed
 
     monkeypatch.setattr(phases, "SMALL", (0, 0))
-    image, weight, bias = random(2, 3, 2, 3, 2), random(3, 2, 3, 3, 3), random(2)
+    image, weight, bias = random(2, 3, 2, 3, 2), random(3, others, 3, 3, 3), random(others)
 
     def quick(*given: Tensor) -> Any:
         return transposed(*given, 2, 1, 1)
@@ -497,6 +529,58 @@ def test_quick_layers_give_the_same_meta_gradient(kind: str, monkeypatch: pytest
         found.append([p.grad for p in learner.parameters()])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [k for k in NETWORKS if k not in CLASSIFIERS])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_head_in_the_last_layer_changes_no_gradient(
+    kind: str, dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = 32 if kind == "BasicUNet" else 16
+    task, found = episode(lesions, n=1, side=side, dims=dims), []
+    for folded in (True, False):
+        learner = create_learner("proto-maml", network(kind, dims, side), steps=2)
+        assert isinstance(learner, GradientLearner)
+        if not folded:
+            monkeypatch.setattr(learner, "looked", True)
+        losses = learner.backward([task], scale=1.0)
+        assert (learner.last is not None) == folded
+        guess = learner.adapt(task.support)(task.query.image.double())
+        found.append([losses, guess, *[p.grad for p in learner.parameters()]])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_only_an_output_that_is_a_layers_own_takes_the_head() -> None:
+    from medmeta.learners.folding import last_layer
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            out: Tensor = self.layer(self.layer(image))
+            return out
+
+    image, layer = torch.ones(1, 1, 8, 8), nn.Conv2d(1, 4, 3, padding=1)
+    assert last_layer(nn.Sequential(layer, nn.Dropout(0.0).eval()), image) is not None
+    for kept in (
+        Tied(),
+        nn.Sequential(layer, nn.ReLU()),
+        nn.Sequential(layer, nn.LeakyReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(1, 4, 3, groups=1), nn.Conv2d(4, 4, 3, groups=4)),
+    ):
+        assert last_layer(kept, image) is None
+    without = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False)).double()
+    learner, task = create_learner("proto-maml", without), episode(lesions, n=1)
+    assert isinstance(learner, GradientLearner)
+    learner.backward([task], scale=1.0)
+    assert learner.last is not None
+    assert not learner.last.bias
+    way, far = direction(learner), 1e-6
+    measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
+    assert abs(slope_along(learner, way) - measured) <= 1e-6 * abs(measured)
 
 
 @pytest.mark.parametrize("backend", ["loop", "recompute", "batched"])
