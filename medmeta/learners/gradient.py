@@ -24,6 +24,7 @@ from medmeta.learners.batch import (
     still,
     whole,
 )
+from medmeta.learners.compiled import Compiled
 from medmeta.learners.episodic import BOTH
 from medmeta.learners.folding import LastLayer, last_layer
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
@@ -68,6 +69,7 @@ class GradientLearner(nn.Module):
         self.places = places(network)
         self.last: LastLayer | None = None
         self.looked = False
+        self.compiled = Compiled()
         self.head = nn.ParameterDict()
         if inner.rows and inner.feature:
             first = nn.Linear(inner.feature, inner.rows).to(like)
@@ -176,7 +178,13 @@ class GradientLearner(nn.Module):
         scale = mean.shape[1] ** -0.5
         return prototype_head(mean, scale * torch.exp(SPEED * meta["scale"]) if "scale" in meta else scale)
 
-    def inner_loop(self, support: Piece, query: Piece, classes: Sequence[str]) -> InnerLoop:
+    def inner_loop(
+        self,
+        support: Piece,
+        query: Piece,
+        classes: Sequence[str],
+        emphasis: tuple[float, ...] | None = None,
+    ) -> InnerLoop:
         """See a task as a function of the meta-parameters, for the engine."""
         # recomputing lets go of each step's graph, and of the features' with it
         still_body = self.inner.moves == "head" and self.inner.backend != "recompute"
@@ -188,7 +196,7 @@ class GradientLearner(nn.Module):
             query=lambda moving, meta: self._loss(moving, meta, [query]),
             rate=self._rates,
             steps=self.inner.steps,
-            emphasis=self._emphasis(),
+            emphasis=self._emphasis() if emphasis is None else emphasis,
             clip=self.inner.clip,
             proximity=self.inner.proximity,
         )
@@ -288,15 +296,16 @@ class GradientLearner(nn.Module):
         backend, order = self.inner.backend, self._order()
         if backend == "auto":
             backend = "batched" if parameter_like(self.network).is_cuda and len(episodes) > 1 else "loop"
-        if backend != "batched" or order not in ("first", "second"):
+        if backend not in ("batched", "compiled") or order not in ("first", "second"):
             return False
         reason = unbatchable(self.network, episodes)
-        if reason and self.inner.backend == "batched":
+        if reason and self.inner.backend != "auto":
             log.warning("tasks are taken one after the other, not batched: %s", reason)
         return not reason
 
     def _batched(self, episodes: Sequence[Episode], scale: float) -> Tensor:
         like, classes = parameter_like(self.network), episodes[0].support.classes
+        order, emphasis = self._order(), self._emphasis()
         for episode in episodes:
             check_support(episode.support)
         sets = [(whole(e.support, like), whole(e.query, like)) for e in episodes]
@@ -316,9 +325,15 @@ class GradientLearner(nn.Module):
                 )
                 for s in (0, 1)
             )
-            return self.inner_loop(support, query, classes)
+            return self.inner_loop(support, query, classes, emphasis)
 
-        losses, gradient = batched(loop, data, self.meta(), order=self._order())
+        def together(tensors: Weights, meta: Weights) -> tuple[Tensor, Weights]:
+            return batched(loop, tensors, meta, order=order)
+
+        if self.inner.backend == "compiled" and self._annealed == 1.0:  # before, each step is of its own kind
+            losses, gradient = self.compiled((order, classes, self.last), together, data, self.meta())
+        else:
+            losses, gradient = together(data, self.meta())
         self._add(gradient, scale)
         return losses
 

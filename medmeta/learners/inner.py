@@ -16,7 +16,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "head": ("learned", "zeros", "prototypes"),
     "order": ("second", "first", "reptile", "implicit", "supervised", "none"),
     "optimiser": ("sgd", "adam"),
-    "backend": ("auto", "loop", "recompute", "batched"),
+    "backend": ("auto", "loop", "recompute", "batched", "compiled"),
     "precision": ("full", "bf16"),
 }
 """What an option of words may say."""
@@ -45,7 +45,8 @@ class Inner:
             losses after every step to the last one; 0 for neither.
         clip: longest slope of a step, over all moving weights together; 0 for no limit.
         proximity: pull back to the start in the inner loss (iMAML's lambda).
-        backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute`` or ``batched``.
+        backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute``, ``batched`` or
+            ``compiled`` (batched, and compiled for each shape of tasks; graphs captured on a GPU).
         precision: of the network's activations: ``full``, that of its weights, or ``bf16`` by autocast, for
             GPUs; weights, head, losses and steps keep theirs.
 

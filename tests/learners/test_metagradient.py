@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -529,6 +531,82 @@ def test_quick_layers_give_the_same_meta_gradient(kind: str, monkeypatch: pytest
         found.append([p.grad for p in learner.parameters()])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+COMPILED = """
+import copy, logging, sys
+import torch
+from medmeta.episodes.examples import Episode
+from medmeta.learners import create_learner
+from medmeta.learners.compiled import Compiled
+from medmeta.networks import build, unet
+from tests.learners.tasks import lesions, mlp, vectors
+
+logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+makes = {"mlp": (mlp, vectors), "unet": (lambda: build(unet(2, 1, base=4)).double(), lesions)}
+for name, kind, options in (
+    ("maml++", "mlp", {"way": 3, "anneal": 1}),
+    ("proto-maml", "unet", {}),
+):
+    network, make = makes[kind]
+    rounds = [[Episode(make(6, seed=s), make(6, seed=s + 50)) for s in (r, r + 1)] for r in (1, 10, 20)]
+    found = []
+    for backend in ("loop", "compiled"):
+        torch.manual_seed(5)
+        learner = create_learner(name, network(), steps=1, backend=backend, **options)
+        learner.compiled = Compiled("aot_eager")
+        losses = torch.stack([learner.backward(tasks, scale=0.5) for tasks in rounds])
+        found.append(torch.cat([losses.flatten(), *[p.grad.flatten() for p in learner.parameters()]]))
+    gap = float((found[0] - found[1]).norm() / found[0].norm())
+    print(name, len(learner.compiled.steps), len(copy.deepcopy(learner).compiled.steps), gap)
+"""
+
+
+def test_compiled_tasks_have_the_same_gradient() -> None:
+    """By the compiler's own front and middle part, in a process without checks of shapes, which it cannot see
+    through: what is traced is what runs on a GPU."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["maml++", "proto-maml"], done.stdout
+    assert all(row[1:3] == ["1", "0"] for row in rows)  # one kind for all rounds, none in a copy
+    assert max(float(row[3]) for row in rows) < 1e-10
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 4).double()
+
+        def forward(self, image: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            out: Tensor = self.layer(image)
+            return out
+
+    tasks = [episode(vectors, n=6), Episode(vectors(6, seed=7), vectors(6, seed=8))]
+    found = []
+    for backend in ("batched", "compiled"):
+        torch.manual_seed(5)
+        learner = create_learner("maml", Asking(), way=3, feature=4, backend=backend)
+        found.append(learner.backward(tasks, scale=0.5))
+    assert torch.equal(*found)
+    assert "in one batch, but not compiled" in caplog.text
+
+
+@pytest.mark.gpu
+def test_captured_graphs_have_the_same_gradient() -> None:
+    rounds = [[Episode(vectors(6, seed=s), vectors(6, seed=s + 50)) for s in (r, r + 1)] for r in (1, 10, 20)]
+    found = []
+    for backend in ("loop", "compiled"):
+        torch.manual_seed(5)
+        learner = create_learner("maml", mlp().cuda(), way=3, steps=2, backend=backend)
+        losses = [learner.backward(tasks, scale=0.5) for tasks in rounds]
+        found.append([*losses, *[p.grad for p in learner.parameters()]])
+    for one, other in zip(*found, strict=True):
+        close(one, other, 1e-10)
 
 
 @pytest.mark.parametrize("kind", [k for k in NETWORKS if k not in CLASSIFIERS])

@@ -27,7 +27,7 @@ from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
         ("maml", {"way": 1}, "two classes or more"),
         ("maml", {"head": "prototype"}, "Did you mean 'prototypes'"),
         ("maml", {"order": "third"}, "There are: first"),
-        ("maml", {"backend": "vmap"}, "There are: auto, batched, loop, recompute"),
+        ("maml", {"backend": "vmap"}, "There are: auto, batched, compiled, loop, recompute"),
         ("maml", {"precision": "bf61"}, "Did you mean 'bf16'"),
         ("imaml", {"proximity": 0}, "a pull back to the start"),
         ("ridge", {"penalty": -1.0}, "wanted a positive number"),
