@@ -23,6 +23,7 @@ from medmeta.learners import (
 from medmeta.learners.batch import pieces
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
+from tests.learners.test_metagradient import network as monai_network
 
 ALL = learner_names()
 SEGMENT = learner_names("segmentation")
@@ -129,6 +130,27 @@ def test_every_segmenter_learns_on_a_unet(name: str, dims: int) -> None:
     logits = learner.adapt(task.support)(task.query.image)
     assert logits.shape == (2, 2, *[16] * dims)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("kind", ["SegResNet", "BasicUNet", "DynUNet", "MedNeXt"])
+@pytest.mark.parametrize("name", SEGMENT)
+def test_every_segmenter_takes_every_network(name: str, kind: str) -> None:
+    learner, task = make(name, monai_network(kind, 2, 32).float(), 2), episode(lesions, side=32)
+    if name != "finetune-scratch":
+        assert torch.isfinite(learner.backward([task], scale=1.0)).all()
+    assert learner.adapt(task.support)(task.query.image).shape == (2, 2, 32, 32)
+
+
+@pytest.mark.parametrize("kind", ["DenseNet", "ViT"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_classifier_takes_every_network_and_ragged_shots(name: str, kind: str) -> None:
+    support = pictures(5, side=32)
+    ragged = Examples(support.image, torch.tensor([0, 0, 0, 1, 0]), support.classes)
+    learner = make(name, monai_network(kind, 2, 32).float(), 2)
+    if name != "finetune-scratch":
+        loss = learner.backward([Episode(ragged, pictures(3, side=32, seed=4))], scale=1.0)
+        assert torch.isfinite(loss).all()
+    assert learner.adapt(ragged)(support.image).shape == (5, 2)
 
 
 @pytest.mark.parametrize("name", ALL)
