@@ -23,18 +23,18 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 import torch.nn.functional as F
+from chaos_data import CLASSES, ORGANS, PAIRS, Scan, read, training_slices
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
@@ -44,16 +44,11 @@ from medmeta.evaluation import clustered
 from medmeta.learners import create_learner
 from medmeta.learners.body import looks
 from medmeta.learners.local_prototype import places
+from medmeta.learners.one_organ import surest, within
 from medmeta.networks import build, unet
 from medmeta.training.outer import Schedule, meta_train
 
-SIDE = 128
-ORGANS = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
-PAIRS = (("liver", "spleen"), ("right kidney", "left kidney"))
 FOLDS = 5
-CLASSES = ("background", "organ")
-AIR = 0.06
-"""Share of the 99th percentile below which a voxel is air when a scan is normalised."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +60,14 @@ class Method:
         options: of the learner.
         trained: whether it learns from superpixels beforehand.
         apart: whether it learns from the support slices one by one, each for its third of the range.
+        one: whether of whole volumes one piece is kept, over as many slices as the support's organ has.
     """
 
     learner: str | None
     options: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = False
     apart: bool = False
+    one: bool = True
 
 
 def trees(**options: Any) -> Method:
@@ -78,10 +75,14 @@ def trees(**options: Any) -> Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "copied mask": Method(None, apart=True),
-    "pixel trees": Method(None),
+    "copied mask": Method(None, apart=True, one=False),
+    "pixel trees": Method(None, one=False),
+    "pixel trees, one piece": Method(None),
     "body-trees": trees(),
-    "body-trees, no copies": trees(gain=0.0),
+    "body-trees, any extent": replace(trees(), one=False),
+    "body-trees, edges as said": trees(edges=False),
+    "body-trees, places as they are": trees(shift=0.0),
+    "body-trees, no copies": trees(gain=0.0, shift=0.0),
     "body-trees, slices apart": trees(stacked=False),
     "body-trees, place in the image": trees(places="image"),
     "body-trees, no place": trees(places="none"),
@@ -93,41 +94,6 @@ METHODS: Mapping[str, Method] = {
     "in-context": Method("in-context", {"stride": 4}, trained=True, apart=True),
 }
 ALONE = tuple(name for name, method in METHODS.items() if not method.trained)
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One case: ``image (slices, 1, side, side)``, logarithmic; ``label (slices, 256, 256)`` native."""
-
-    number: str
-    image: Tensor
-    label: Tensor
-
-    def range(self, organ: str) -> tuple[int, int]:
-        """First slice that shows the organ, and the one after the last."""
-        shown = (self.label == ORGANS[organ]).flatten(1).any(1).nonzero()[:, 0]
-        return int(shown[0]), int(shown[-1]) + 1
-
-    def support(self, organ: str) -> Examples:
-        """The slices at 1/6, 1/2 and 5/6 of the organ's range, labelled."""
-        first, after = self.range(organ)
-        where = [first + int(part * (after - first)) for part in (1 / 6, 1 / 2, 5 / 6)]
-        mask = (self.label[where] == ORGANS[organ]).float()[:, None]
-        step = mask.shape[-1] // SIDE
-        label = (F.avg_pool2d(mask, step)[:, 0] >= 0.5).long()
-        return Examples(self.image[where], label, CLASSES, (f"case {self.number}",) * 3)
-
-
-def read(folder: Path) -> list[Scan]:
-    scans = []
-    for file in sorted((folder / "imagesTr").glob("*.nii.gz")):
-        image = torch.from_numpy(np.asarray(nibabel.load(file).dataobj, dtype=np.float32)).movedim(2, 0)
-        label = np.asarray(nibabel.load(folder / "labelsTr" / file.name).dataobj).astype(np.int64)
-        small = F.avg_pool2d(image[:, None], image.shape[-1] // SIDE)
-        body = small[small > AIR * float(np.percentile(small.numpy(), 99))]
-        small = torch.log1p((small / body.median()).clamp(max=8))
-        scans.append(Scan(file.name.split("_")[1][:2], small, torch.from_numpy(label).movedim(2, 0)))
-    return scans
 
 
 class Copied:
@@ -173,10 +139,15 @@ def part(support: Examples, third: int) -> Examples:
     return Examples(support.image[one], support.label[one], CLASSES, support.patients[one])
 
 
-def masks(predictor: Any, image: Tensor, native: int) -> Tensor:
+def said_of(predictor: Any, image: Tensor) -> Tensor:
+    """Probabilities ``(slices, 2, side, side)``."""
     with torch.no_grad():
-        logits = predictor(image)
-    return F.interpolate(logits, (native, native), mode="bilinear", align_corners=False).argmax(1) > 0
+        said: Tensor = predictor(image)
+    return said if isinstance(predictor, PixelTreesPredictor) else said.softmax(1)
+
+
+def mask(said: Tensor, native: int) -> Tensor:
+    return F.interpolate(said, (native, native), mode="bilinear", align_corners=False).argmax(1) > 0
 
 
 def dice(found: Tensor, truth: Tensor) -> float:
@@ -185,32 +156,49 @@ def dice(found: Tensor, truth: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What one support made: a predictor for each third of the range, and one for where nothing is known."""
+    """What one support made: a predictor for each third of the range, and one for where nothing is known.
+
+    Args:
+        thirds: one for each third, or none where ``whole`` serves there, too.
+        whole: for where nothing is known.
+        extent: slices that the support's organ has, where the whole volume's answer may have no more.
+    """
 
     thirds: tuple[Any, ...]
     whole: Any
+    extent: int | None
 
     @staticmethod
-    def by(method: Any, support: Examples, *, apart: bool) -> Adapted:
-        """Adapt; ``apart``: the slices one by one for the thirds, as the literature does with prototypes."""
-        whole = method.adapt(support)
-        thirds = tuple(method.adapt(part(support, t)) for t in range(3)) if apart else (whole,) * 3
-        return Adapted(thirds, whole)
+    def by(learner: Any, method: Method, scan: Scan, organ: str) -> Adapted:
+        """Adapt to a support; to its slices one by one, too, as the literature does with prototypes."""
+        support = scan.support(organ)
+        first, after = scan.range(organ)
+        thirds = tuple(learner.adapt(part(support, t)) for t in range(3)) if method.apart else ()
+        return Adapted(thirds, learner.adapt(support), after - first if method.one else None)
 
     def judge(self, scan: Scan, organ: str) -> dict[str, float]:
         """Both scores of one case."""
         truth = scan.label == ORGANS[organ]
+        native = truth.shape[-1]
         first, after = scan.range(organ)
-        everywhere = masks(self.whole, scan.image, truth.shape[-1])
-        edges = [first + round(p * (after - first) / 3) for p in range(4)]
-        pieces = [(self.whole, first, after)]
-        if self.thirds[0] is not self.whole:
-            pieces = list(zip(self.thirds, edges[:-1], edges[1:], strict=True))
-        if isinstance(self.thirds[0], PixelTreesPredictor):  # it looks at each slice by itself
-            shown = everywhere[first:after]
-            return {"slices": dice(shown, truth[first:after]), "volume": dice(everywhere, truth)}
-        shown = torch.cat([masks(p, scan.image[a:b], truth.shape[-1]) for p, a, b in pieces if b > a])
-        return {"slices": dice(shown, truth[first:after]), "volume": dice(everywhere, truth)}
+        everywhere = said_of(self.whole, scan.image)
+        shown = self._shown(scan.image[first:after], everywhere[first:after])
+        if self.extent is not None:
+            everywhere = surest(within(surest(everywhere), self.extent))
+        return {
+            "slices": dice(mask(shown, native), truth[first:after]),
+            "volume": dice(mask(everywhere, native), truth),
+        }
+
+    def _shown(self, image: Tensor, said: Tensor) -> Tensor:
+        """What is said of the slices that show the organ; ``said`` is what the whole volume gave there."""
+        if self.thirds:
+            edges = [round(p * len(image) / 3) for p in range(4)]
+            pieces = zip(self.thirds, edges[:-1], edges[1:], strict=True)
+            return torch.cat([said_of(p, image[a:b]) for p, a, b in pieces if b > a])
+        if isinstance(self.whole, PixelTreesPredictor):  # it looks at each slice by itself
+            return said
+        return said_of(self.whole, image)
 
 
 def trained(method: Method, images: Sequence[Tensor], file: Path, args: argparse.Namespace) -> Any:
@@ -222,7 +210,7 @@ def trained(method: Method, images: Sequence[Tensor], file: Path, args: argparse
     if not method.trained:
         return learner
     if file.exists():
-        learner.load_state_dict(load_file(file))
+        load_model(learner, file)
         return learner
     began = time.process_time()
     source = SuperpixelSource(images, seed=args.seed, size=100)
@@ -231,20 +219,9 @@ def trained(method: Method, images: Sequence[Tensor], file: Path, args: argparse
         return track(items, description=f"{description}: {file.stem}", total=total)
 
     meta_train(learner, source, Schedule(steps=args.steps, meta_batch=2, rate=1e-3), track=bar)
-    save_file(learner.state_dict(), file, {"cpu_seconds": f"{time.process_time() - began:.0f}"})
+    save_model(learner, str(file))  # it minds weights that two parts share
     print(f"{file.stem}: {args.steps} steps, {time.process_time() - began:.0f} CPU seconds")
     return learner
-
-
-def training_slices(scans: Sequence[Scan], setting: int, pair: tuple[str, ...]) -> list[Tensor]:
-    """Slices to make superpixels of; in setting 2 none that shows an organ of the pair."""
-    values = torch.tensor([ORGANS[o] for o in pair])
-    return [
-        image
-        for scan in scans
-        for image, label in zip(scan.image, scan.label, strict=True)
-        if setting == 1 or not bool(torch.isin(label, values).any())
-    ]
 
 
 def fold_methods(
@@ -271,15 +248,15 @@ def judge_fold(
     size = len(scans) // FOLDS
     own = list(scans[fold * size : (fold + 1) * size])
     rest = [s for s in scans if all(s is not o for o in own)]
-    support = own.pop(args.support - 1)
     for pair in PAIRS:
         made = fold_methods(fold, setting, pair, rest, args)
-        jobs = [(organ, name) for organ in pair for name in made]
-        for organ, name in track(jobs, description=f"setting {setting}, fold {fold + 1}"):
-            keys = {f"{setting}|{organ}|{s.number}|{name}|{support.number}": s for s in own}
+        jobs = [(number, organ, name) for number in args.support for organ in pair for name in made]
+        for number, organ, name in track(jobs, description=f"setting {setting}, fold {fold + 1}"):
+            support, others = own[number - 1], [s for s in own if s is not own[number - 1]]
+            keys = {f"{setting}|{organ}|{s.number}|{name}|{number}": s for s in others}
             if all(key in done for key in keys):
                 continue
-            adapted = Adapted.by(made[name], support.support(organ), apart=METHODS[name].apart)
+            adapted = Adapted.by(made[name], METHODS[name], support, organ)
             for key, scan in keys.items():
                 done[key] = {"key": key, **adapted.judge(scan, organ)}
                 with (args.out / "volumes.jsonl").open("a") as log:
@@ -288,22 +265,22 @@ def judge_fold(
 
 def table(done: Mapping[str, Any]) -> dict[str, Any]:
     """Dice by setting, method and score: each organ's mean, and the mean of them with its interval."""
-    cases: dict[tuple[str, str], list[tuple[str, str, dict[str, float]]]] = {}
+    cases: dict[tuple[str, str], list[tuple[str, str, int, dict[str, float]]]] = {}
     for key, record in done.items():
-        setting, organ, case, method, _ = key.split("|")
-        cases.setdefault((setting, method), []).append((organ, case, record))
+        setting, organ, case, method, support = key.split("|")
+        cases.setdefault((setting, method), []).append((organ, case, int(support), record))
     rows: dict[str, Any] = {}
     for (setting, method), own in sorted(cases.items()):
-        organs = np.array([o for o, _, _ in own])
+        organs = np.array([o for o, _, _, _ in own])
         for score in ("slices", "volume"):
-            values = np.array([r[score] for _, _, r in own])
+            values = np.array([r[score] for *_, r in own])
 
             def mean(i: Any, values: Any = values, organs: Any = organs) -> float:
                 return float(np.mean([values[i][organs[i] == o].mean() for o in np.unique(organs[i])]))
 
-            interval = clustered([c for _, c, _ in own], [0] * len(own), mean)
+            interval = clustered([c for _, c, _, _ in own], [s for _, _, s, _ in own], mean)
             each = {o: round(float(values[organs == o].mean()), 4) for o in ORGANS if (organs == o).any()}
-            made = {**interval.to_json(), "patients": len({c for _, c, _ in own}), "each": each}
+            made = {**interval.to_json(), "patients": len({c for _, c, _, _ in own}), "each": each}
             rows.setdefault(setting, {}).setdefault(method, {})[score] = made
     return rows
 
@@ -332,7 +309,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(ALONE), choices=list(METHODS))
     parser.add_argument("--settings", nargs="+", type=int, default=[1, 2], choices=[1, 2])
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(1, FOLDS + 1)))
-    parser.add_argument("--support", type=int, default=1, help="which case of a fold is labelled")
+    parser.add_argument(
+        "--support",
+        nargs="+",
+        type=int,
+        default=[1],
+        choices=range(1, 5),
+        help="which cases are labelled in turn",
+    )
     parser.add_argument("--steps", type=int, default=150, help="of two superpixel episodes")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -138,18 +138,4 @@ def smooth(probability: Tensor, width: float, between: float) -> Tensor:
     return torch.from_numpy(ndimage.gaussian_filter(probability.numpy(), widths, mode="nearest"))
 
 
-def largest(mask: Mask) -> Mask:
-    """Keep the largest connected piece of ``(n, *voxel)``, the batch being an axis of it.
-
-    Example:
-        >>> largest(np.array([[1, 1, 0, 1]], bool)).astype(int).tolist()
-        [[1, 1, 0, 0]]
-    """
-    pieces, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    kept: Mask = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return kept
-
-
-__all__ = ["body_mask", "body_places", "contrast", "largest", "looks", "smooth"]
+__all__ = ["body_mask", "body_places", "contrast", "looks", "smooth"]

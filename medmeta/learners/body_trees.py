@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -13,16 +13,16 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import check_support, parameter_like, still
-from medmeta.learners.body import body_mask, body_places, contrast, largest, looks, smooth
+from medmeta.learners.batch import check_support, still
+from medmeta.learners.body import smooth
+from medmeta.learners.growing import Copying, Growing, Points, Seeing
+from medmeta.learners.one_organ import guided, surest
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.ridge import RidgeLearner
 from medmeta.learners.safeguard import in_order
-from medmeta.networks import features
 from medmeta.shape import Image, Logits
 
-Points = NDArray[np.float32]
 WIDTH = 1.5
 """Voxels over which what trees say is smoothed (standard deviation)."""
 BETWEEN = 0.7
@@ -31,59 +31,23 @@ SURE = 0.7
 """Probability from which a voxel of the scan is taken as labelled."""
 OWN = 6000
 """Most voxels of the scan that are taken so."""
-COPIES = 2
-"""Copies of the support of another brightness that trees are grown on, too."""
 
 
 @dataclass(frozen=True)
-class Seeing:
-    """What trees see of a voxel.
+class Asking:
+    """How a scan is predicted.
 
     Args:
-        network: the backbone whose features they see beside the looks, or None.
-        places: ``body`` (places in the body), ``image`` (in the image) or ``none``.
+        own: times that trees are grown again with the sure voxels of the batch itself.
+        edges: whether edges of the answer move to those of the image.
+        stacked: whether a batch is the slices of one scan in their order.
+        stride: voxels a side of a point at which trees are asked.
     """
 
-    network: nn.Module | None
-    places: str
-
-    def __call__(self, image: Image) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Images ``(n, channel, *voxel)`` to maps ``(n, features, *voxel)`` and the body ``(n, *voxel)``."""
-        mask = body_mask(image)
-        image_from_air = image - image.amin()  # so that a gain leaves the air as it is
-        maps = [torch.from_numpy(looks(image_from_air)), torch.from_numpy(contrast(image_from_air, mask))]
-        if self.places == "body":
-            maps.append(torch.from_numpy(body_places(mask)))
-        elif self.places == "image":
-            maps.append(torch.from_numpy(body_places(np.ones_like(mask)))[:, :-1])
-        if self.network is not None:
-            with torch.no_grad():
-                like = parameter_like(self.network)
-                deep = [
-                    features(self.network(one[None].to(like)), one.shape[1:], dense=True) for one in image
-                ]
-            maps.append(torch.cat(deep).float().cpu())
-        return torch.cat(maps, 1), mask
-
-
-@dataclass(frozen=True)
-class Growing:
-    """How trees are grown: ``trees`` of them, leaves of at least ``leaf`` voxels, by ``seed``."""
-
-    trees: int
-    leaf: int
-    seed: int
-
-    def __call__(self, points: Points, label: NDArray[np.int64]) -> ExtraTreesClassifier:
-        """Fit trees to ``(voxels, features)`` and labels ``(voxels)``."""
-        trees = ExtraTreesClassifier(
-            self.trees,
-            min_samples_leaf=self.leaf,
-            class_weight="balanced",
-            random_state=self.seed,
-            n_jobs=1,
-        )
-        return trees.fit(points, label)
+    own: int
+    edges: bool
+    stacked: bool
+    stride: int
 
 
 class BodyTreesPredictor(nn.Module):
@@ -94,9 +58,7 @@ class BodyTreesPredictor(nn.Module):
         growing: how they are grown.
         points, label: voxels of the support.
         way: number of classes.
-        own: times that they are grown again with the sure voxels of the batch itself.
-        stacked: whether a batch is the slices of one scan in their order.
-        stride: voxels a side of a point at which they are asked.
+        asking: how a scan is predicted.
     """
 
     def __init__(
@@ -106,15 +68,12 @@ class BodyTreesPredictor(nn.Module):
         points: Points,
         label: NDArray[np.int64],
         way: int,
-        *,
-        own: int,
-        stacked: bool,
-        stride: int,
+        asking: Asking,
     ) -> None:
         super().__init__()
         self.network = seeing.network
         self.seeing, self.growing, self.points, self.label, self.way = seeing, growing, points, label, way
-        self.own, self.stacked, self.stride = own, stacked, stride
+        self.asking = asking
         self.trees = growing(points, label)
         self.requires_grad_(False)
         self.eval()
@@ -123,24 +82,25 @@ class BodyTreesPredictor(nn.Module):
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``; they depend on the whole batch.
 
         With ``own`` rounds the batch's sure voxels are learnt from, and where it is one scan its slices are
-        smoothed together and of every class but the first only the largest piece is kept: give a
+        smoothed together and of every class but the first only the surest piece is kept: give a
         whole scan at once.
         """
         maps, mask = self.seeing(image)
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[image.ndim - 3]
-        sides = [min(self.stride, s) for s in image.shape[2:]]
+        sides = [min(self.asking.stride, s) for s in image.shape[2:]]
         maps = pool(maps, sides, ceil_mode=True)
         inside = pool(torch.from_numpy(mask)[:, None].float(), sides, ceil_mode=True)[:, 0] >= 0.5
         points = maps.movedim(1, -1)[inside].numpy()
         said = self._smooth(self._say(self.trees, points, inside))
-        for _ in range(self.own):
+        for _ in range(self.asking.own):
             trees = self._again(points, said.movedim(1, -1)[inside].numpy())
             if trees is None:
                 break
             said = self._smooth(self._say(trees, points, inside))
         mode = ("linear", "bilinear", "trilinear")[image.ndim - 3]
         said = F.interpolate(said, image.shape[2:], mode=mode, align_corners=False)
-        return (self._one_piece(said) if self.stacked else said).clamp(min=1e-4).log()
+        said = guided(said, image) if self.asking.edges else said
+        return (surest(said) if self.asking.stacked else said).clamp(min=1e-4).log()
 
     def _say(self, trees: ExtraTreesClassifier, points: Points, inside: Tensor) -> Tensor:
         """Probabilities ``(n, way, *grid)``; outside the body all is class 0."""
@@ -162,15 +122,8 @@ class BodyTreesPredictor(nn.Module):
         return self.growing(np.concatenate([self.points, points[sure]]), np.append(self.label, believed))
 
     def _smooth(self, said: Tensor) -> Tensor:
-        between = BETWEEN if self.stacked else 0.0
-        return torch.stack([smooth(c, WIDTH / self.stride, between) for c in said.unbind(1)], 1)
-
-    def _one_piece(self, said: Tensor) -> Tensor:
-        first = said.argmax(1).numpy()
-        for c in range(1, self.way):
-            dropped = torch.from_numpy((first == c) & ~largest(first == c))
-            said[:, c] = torch.where(dropped, 0.0, said[:, c])
-        return said
+        between = BETWEEN if self.asking.stacked else 0.0
+        return torch.stack([smooth(c, WIDTH / self.asking.stride, between) for c in said.unbind(1)], 1)
 
 
 class BodyTreesLearner(RidgeLearner):
@@ -192,8 +145,11 @@ class BodyTreesLearner(RidgeLearner):
         trees: how many.
         leaf: fewest voxels of a leaf.
         gain: spread of the logarithm of a gain by which copies of the support's voxels are brighter or
-            darker, each by its own, as scanners and coils differ; 0 for no copies.
+            darker, each by its own, as scanners and coils differ; 0 for none, and with no shift no copies.
+        shift: spread by which places of the copies are moved, in sides of the body, each by its own, as
+            organs of two patients lie differently and are of different size; 0 for none.
         own: times that the trees are grown again with the sure voxels of the batch to predict.
+        edges: whether edges of the answer move to those of the image (He et al. 2010).
         stacked: whether a batch to predict is the slices of one scan in their order.
         stride: voxels a side of a point at which a scan is predicted.
         seed: of the trees.
@@ -211,22 +167,30 @@ class BodyTreesLearner(RidgeLearner):
         trees: int = 40,
         leaf: int = 8,
         gain: float = 0.3,
+        shift: float = 0.03,
         own: int = 0,
+        edges: bool = True,
         stacked: bool = False,
         stride: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
-        if min(trees, leaf, stride) < 1 or min(own, gain) < 0 or places not in ("body", "image", "none"):
+        if (
+            min(trees, leaf, stride) < 1
+            or min(own, gain, shift) < 0
+            or places not in ("body", "image", "none")
+        ):
             raise LearnerError(
-                "1 or more trees, leaf and stride >= 1, own and gain >= 0, places body, image or none",
-                found=f"trees={trees}, leaf={leaf}, stride={stride}, own={own}, gain={gain}, places={places}",
+                "1 or more trees, leaf and stride >= 1, own, gain and shift >= 0, places body, image or none",
+                found=f"trees={trees}, leaf={leaf}, stride={stride}, own={own}, gain={gain}, shift={shift}, "
+                f"places={places}",
                 cure="Change that option.",
             )
-        more = {"deep": deep, "places": places, "trees": trees, "leaf": leaf, "gain": gain, "own": own}
-        self.options = {**self.options, **more, "stacked": stacked, "stride": stride, "seed": seed}
-        self.deep, self.places, self.own, self.stacked, self.stride = deep, places, own, stacked, stride
-        self.gain, self.growing = gain, Growing(trees, leaf, seed)
+        more = {"deep": deep, "places": places, "trees": trees, "leaf": leaf, "gain": gain, "shift": shift}
+        self.asking = Asking(own, edges, stacked, stride)
+        self.options = {**self.options, **more, "seed": seed, **asdict(self.asking)}
+        self.deep, self.places = deep, places
+        self.copying, self.growing = Copying(gain, shift, seed), Growing(trees, leaf, seed)
 
     def adapt(self, support: Examples) -> LinearPredictor | BodyTreesPredictor:  # type: ignore[override]
         """Grow trees on the support; the learner stays bitwise the same."""
@@ -238,30 +202,17 @@ class BodyTreesLearner(RidgeLearner):
             seeing = Seeing(copy.deepcopy(self.network) if self.deep else None, self.places)
         maps, mask = seeing(support.image)
         inside = torch.from_numpy(mask) | (support.label > 0).cpu()
-        points, copies = self._copies(maps.movedim(1, -1)[inside].numpy(), 5 * support.image.shape[1])
+        channels, axes = support.image.shape[1], support.image.ndim - 2
+        placed = {"body": axes + 1, "image": axes, "none": 0}[self.places]
+        points, copies = self.copying(maps.movedim(1, -1)[inside].numpy(), channels, placed)
         return BodyTreesPredictor(
             seeing,
             self.growing,
             points,
             np.tile(support.label.cpu()[inside].numpy(), copies),
             len(support.classes),
-            own=self.own,
-            stacked=self.stacked,
-            stride=self.stride,
+            self.asking,
         )
-
-    def _copies(self, points: Points, looking: int) -> tuple[Points, int]:
-        """Voxels and copies of them whose first ``looking`` features have a gain; and how many there are."""
-        if not self.gain:
-            return points, 1
-        generator = np.random.default_rng(self.growing.seed)
-        made = [points]
-        for _ in range(COPIES):
-            gain = np.exp(generator.normal(0, self.gain, (len(points), 1)))
-            made.append(
-                np.concatenate([points[:, :looking] * gain, points[:, looking:]], 1, dtype=np.float32)
-            )
-        return np.concatenate(made), len(made)
 
 
 __all__ = ["BodyTreesLearner", "BodyTreesPredictor"]

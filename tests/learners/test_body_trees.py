@@ -10,8 +10,9 @@ import torch
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners import LearnerError, create_learner, plain_network
-from medmeta.learners.body import body_mask, body_places, largest, looks
+from medmeta.learners.body import body_mask, body_places, looks
 from medmeta.learners.body_trees import BodyTreesPredictor
+from medmeta.learners.growing import Copying
 from medmeta.networks import build, unet
 
 CLASSES = ("background", "organ")
@@ -38,7 +39,9 @@ def dice(logits: torch.Tensor, label: torch.Tensor) -> float:
 
 def learner(**options: Any) -> Any:
     torch.manual_seed(0)
-    return create_learner("body-trees", build(unet(2, 1, base=4)), **{"trees": 20, "gain": 0.0, **options})
+    return create_learner(
+        "body-trees", build(unet(2, 1, base=4)), **{"trees": 20, "gain": 0.0, "shift": 0.0, **options}
+    )
 
 
 def test_places_of_two_bodies_are_comparable() -> None:
@@ -70,6 +73,37 @@ def test_a_scan_of_another_gain_is_known_again() -> None:
     support = Examples(image, label, CLASSES)
     blind, told = (dice(learner(gain=gain, own=0).adapt(support)(0.7 * query), truth) for gain in (0.0, 0.3))
     assert told > blind + 0.1
+
+
+def test_copies_are_of_other_looks_and_places_by_the_spreads_asked_for() -> None:
+    """Two channels: ten looks, two contrasts, three of the place, two features of a backbone."""
+    points = np.ones((4000, 17), np.float32)
+    made, copies = Copying(gain=0.3, shift=0.05, seed=0)(points, 2, 3)
+    assert made.shape == (copies * 4000, 17)
+    first, copied = made[:4000], made[4000:]
+    np.testing.assert_array_equal(first, points)
+    np.testing.assert_array_equal(copied[:, 10:12], 1)  # contrast knows no gain
+    np.testing.assert_array_equal(copied[:, 15:], 1)
+    np.testing.assert_allclose(np.log(copied[:, :10]).std(0), 0.3, rtol=0.05)
+    np.testing.assert_array_equal(copied[:, 0], copied[:, 9])  # one gain for all looks of a voxel
+    np.testing.assert_allclose(copied[:, 12:15].std(0), 0.05, rtol=0.05)
+    assert abs(np.corrcoef(copied[:, 12:15].T)[0, 1]) < 0.1
+
+
+def test_no_spread_no_copies() -> None:
+    points = np.ones((5, 9), np.float32)
+    made, copies = Copying(gain=0.0, shift=0.0, seed=0)(points, 1, 3)
+    assert (copies, made is points) == (1, True)
+
+
+def test_edges_of_the_answer_are_those_of_the_image() -> None:
+    image, label = body(64, (8, 56, 8, 56), 0)
+    query, truth = body(64, (8, 56, 8, 56), 1)
+    support = Examples(image, label, CLASSES)
+    said, moved = (
+        dice(learner(edges=edges, stride=4).adapt(support)(query), truth) for edges in (False, True)
+    )
+    assert moved > said + 0.02
 
 
 def test_slices_of_one_scan_keep_one_piece() -> None:
@@ -133,15 +167,8 @@ def test_looks_of_a_flat_image() -> None:
     np.testing.assert_allclose(made[3:], 0.0, atol=2e-3)
 
 
-def test_one_piece_is_itself() -> None:
-    mask = np.zeros((3, 4), bool)
-    assert not largest(mask).any()
-    mask[1, :2] = True
-    np.testing.assert_array_equal(largest(mask), mask)
-
-
 @pytest.mark.parametrize(
-    "option", [{"trees": 0}, {"stride": 0}, {"own": -1}, {"gain": -0.1}, {"places": "head"}]
+    "option", [{"trees": 0}, {"stride": 0}, {"own": -1}, {"gain": -0.1}, {"shift": -0.1}, {"places": "head"}]
 )
 def test_impossible_options_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(LearnerError, match=next(iter(option))):
