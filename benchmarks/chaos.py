@@ -37,7 +37,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_model, save_model
-from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes import Examples
@@ -45,6 +44,7 @@ from medmeta.episodes.selfsupervised import SuperpixelSource
 from medmeta.evaluation import clustered
 from medmeta.learners import create_learner
 from medmeta.learners.body import looks
+from medmeta.learners.growing import Growing
 from medmeta.learners.local_prototype import places
 from medmeta.learners.one_organ import surest, within
 from medmeta.networks import build, unet
@@ -109,10 +109,7 @@ class PixelTrees:
 
     def adapt(self, support: Examples) -> Any:
         seen = [points(image) for image in support.image]
-        fitted = ExtraTreesClassifier(
-            60, min_samples_leaf=3, class_weight="balanced", random_state=0, n_jobs=1
-        ).fit(np.concatenate(seen), support.label.flatten().numpy())
-
+        fitted = Growing(60, 3, 0)(np.concatenate(seen), support.label.flatten().numpy())
         return PixelTreesPredictor(fitted)
 
 

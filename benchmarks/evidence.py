@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import atlas
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from medmeta.episodes import Augment, Episode, Examples, generator_of
 from medmeta.episodes.augment import apply, draw
 from medmeta.learners.body import looks
+from medmeta.learners.growing import Growing, Points, sampled
 from medmeta.learners.loss import set_loss
 from medmeta.learners.refined import pixel_features
 from medmeta.networks import build, unet
@@ -42,7 +42,6 @@ VOXELS = 2000
 TREES = 30
 AXES = 2
 MOVED = Augment(gain=0.0, bias=0.0, rotate=25.0, scale=0.25)
-Points = NDArray[np.float32]
 
 
 def seen(image: Tensor) -> Points:
@@ -68,19 +67,14 @@ class Forests:
         points, labels = [], []
         for image, label in zip(support.image, support.label, strict=True):
             flat = label.flatten().numpy()
-            rare = generator.permutation(np.flatnonzero(flat))[: VOXELS // 2]
-            rest = generator.permutation(np.flatnonzero(flat == 0))[: VOXELS - len(rare)]
-            chosen = np.concatenate([rare, rest])
+            chosen = sampled(flat, VOXELS, generator)
             points.append(seen(image)[chosen])
             labels.append(flat[chosen])
         x, y = np.concatenate(points), np.concatenate(labels)
-        made = [
-            ExtraTreesClassifier(
-                TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed, n_jobs=1
-            ).fit(p, y)
-            for p in (x, x[:, :-AXES])
-        ]
-        return Forests(made[0], made[1], (support.label > 0).float().mean(0), len(support.label))
+        grow = Growing(TREES, 3, seed)
+        return Forests(
+            grow(x, y), grow(x[:, :-AXES], y), (support.label > 0).float().mean(0), len(support.label)
+        )
 
     def say(self, image: Tensor) -> Tensor:
         """Evidence ``(n, 4, side, side)``: halved log-odds of both, share of masks, number of labels by 5."""
@@ -113,17 +107,6 @@ class Outliner(nn.Module):
         drawn = F.interpolate(cells, scale_factor=atlas.CELL, mode="bilinear", align_corners=False)
         score = drawn + 2 * self.gain * evidence[:, :2].mean(1, keepdim=True)
         return torch.cat([torch.zeros_like(score), score], 1)
-
-
-@dataclass(frozen=True)
-class Guided:
-    """The learner: forests of the support, and the trained network that reads them."""
-
-    outliner: Outliner
-
-    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
-        forests = Forests.grow(support)
-        return lambda image: self.outliner(forests.say(image))
 
 
 Made = tuple[Tensor, Tensor]

@@ -10,6 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes import Examples
+from medmeta.learners.growing import Growing, sampled
 
 VOXELS = 4000
 """Voxels of each example that trees are fitted to, half of them of the target where there are so many."""
@@ -98,14 +99,8 @@ class Trees:
                 labels.append(label[None])
                 continue
             flat = label.ravel()
-            target, rest = np.flatnonzero(flat), np.flatnonzero(flat == 0)
-            some = generator.permutation(target)[: VOXELS // 2]
-            others = generator.permutation(rest)[: VOXELS - len(some)]
-            chosen = np.concatenate([some, others])
+            chosen = sampled(flat, VOXELS, generator)
             features.append(voxel_features(image)[chosen])
             labels.append(flat[chosen])
-        trees = ExtraTreesClassifier(
-            n_estimators=50, min_samples_leaf=3, class_weight="balanced", random_state=self.seed
-        )
-        trees.fit(np.concatenate(features), np.concatenate(labels))
+        trees = Growing(50, 3, self.seed)(np.concatenate(features), np.concatenate(labels))
         return TreePredictor(trees, len(support.classes), dense=support.segments)

@@ -71,6 +71,27 @@ class Growing:
         return trees.fit(points, label)
 
 
+def sampled(label: NDArray[np.int64], most: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw voxels of one example for trees, half of them of the target where there are so many.
+
+    Args:
+        label: ``(voxels)``; 0 is the background.
+        most: how many, at most.
+        generator: draws them.
+
+    Returns:
+        Their places in ``label``, those of the target first.
+
+    Example:
+        >>> label = np.array([0, 1, 0, 0, 1, 1])
+        >>> label[sampled(label, 4, np.random.default_rng(0))].tolist()
+        [1, 1, 0, 0]
+    """
+    target = generator.permutation(np.flatnonzero(label))[: most // 2]
+    rest = generator.permutation(np.flatnonzero(label == 0))[: most - len(target)]
+    return np.concatenate([target, rest])
+
+
 @dataclass(frozen=True)
 class Copying:
     """How a support is copied with other looks and places: ``gain`` and ``shift``, by ``seed``."""
@@ -100,4 +121,4 @@ class Copying:
         return np.concatenate(made), len(made)
 
 
-__all__ = ["Copying", "Growing", "Points", "Seeing"]
+__all__ = ["Copying", "Growing", "Points", "Seeing", "sampled"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners.batch import check_support, parameter_like, pieces, still
+from medmeta.learners.growing import Growing, sampled
 from medmeta.learners.head import Head
 from medmeta.learners.local_prototype import POOL, places
 from medmeta.learners.predictor import LinearPredictor
@@ -167,20 +168,11 @@ class RefinedRidgeLearner(RidgeLearner):
         like = parameter_like(network)
         for image, label in zip(support.image, support.label, strict=True):
             flat = label.flatten().cpu().numpy()
-            rare = generator.permutation(np.flatnonzero(flat))[: VOXELS // 2]
-            rest = generator.permutation(np.flatnonzero(flat == 0))[: VOXELS - len(rare)]
-            chosen = np.concatenate([rare, rest])
+            chosen = sampled(flat, VOXELS, generator)
             with torch.no_grad():
                 seen.append(tree_features(network, image[None].to(like)).numpy()[chosen])
             labels.append(flat[chosen])
-        trees = ExtraTreesClassifier(
-            n_estimators=self.trees,
-            min_samples_leaf=2,
-            class_weight="balanced",
-            random_state=self.seed,
-            n_jobs=1,
-        )
-        return trees.fit(np.concatenate(seen), np.concatenate(labels))
+        return Growing(self.trees, 2, self.seed)(np.concatenate(seen), np.concatenate(labels))
 
 
 __all__ = ["RefinedPredictor", "RefinedRidgeLearner", "pixel_features"]
