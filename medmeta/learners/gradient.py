@@ -118,9 +118,10 @@ class GradientLearner(nn.Module):
             return guess if last.bias else guess + head.bias.reshape(-1, *[1] * (guess.ndim - 2))
         return _fitting(self._feature(weights, image, dense=dense), head)
 
-    def _look(self, image: Image, *, dense: bool) -> None:
+    def _look(self, examples: Examples) -> None:
         """Find, once, the layer that a head can be multiplied into."""
-        if dense and not self.looked and self.inner.precision == "full":
+        if examples.segments and not self.looked and self.inner.precision == "full":
+            image = whole(examples, parameter_like(self.network)).image
             self.last, self.looked = last_layer(self.network, image), True
 
     def _loss(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Tensor:
@@ -272,8 +273,7 @@ class GradientLearner(nn.Module):
         """Add ``scale`` x the summed meta-gradient to ``.grad``; give the ``(t,)`` query losses."""
         # flash attention has no second derivative; the plain formula has
         with still(self.network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            first = whole(episodes[0].support, parameter_like(self.network))
-            self._look(first.image, dense=first.dense)
+            self._look(episodes[0].support)
             if self._batches(episodes):
                 losses = self._batched(episodes, scale)
             else:
@@ -345,7 +345,7 @@ class GradientLearner(nn.Module):
         parts = pieces(support, parameter_like(self.network))
         meta = {n: w.detach() for n, w in self.named_parameters()}
         with still(self.network), torch.no_grad(), QuickLayers():
-            self._look(parts[0].image, dense=parts[0].dense)
+            self._look(support)
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         start, adam, loops = moving, Adam(), self._loops(parts)
         yield moving
