@@ -257,7 +257,7 @@ def _terminated() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def device() -> torch.device:
+def own_device() -> torch.device:
     """The device to train on: this process's GPU, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -18,7 +18,7 @@ from medmeta.learners import Learner, create_learner
 from medmeta.learners.tuning import score
 from medmeta.networks import build, encoder, lesion_encoder, unet
 from medmeta.training.checkpoint import RunError
-from medmeta.training.outer import Schedule, Source, device, meta_train, on_device
+from medmeta.training.outer import Schedule, Source, meta_train, on_device, own_device
 from medmeta.training.ranks import Ranks
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan
@@ -92,6 +92,7 @@ def train(
     store: Store | None = None,
     cache: str | Path | None = None,
     resume: bool = False,
+    device: torch.device | None = None,
     track: Track = silent,
 ) -> Run:
     """Meta-train a learner on cohorts, some types held out from every stage, and leave a run folder.
@@ -105,6 +106,7 @@ def train(
         store: prepared volumes, with their plan; None prepares them here.
         cache: folder to keep prepared volumes in, for cohorts that do not fit in memory.
         resume: go on with an interrupted run of the same recipe.
+        device: to train on; None takes this process's GPU, or the CPU.
         track: shows progress.
 
     Raises:
@@ -144,7 +146,7 @@ def train(
         _same_recipe(folder, config, resume)
         keeper = Folder(folder, writes=ranks.rank == 0)
         keeper.start(config)
-        stage = _Stage(source, ranks, keeper, track, resume, device())
+        stage = _Stage(source, ranks, keeper, track, resume, device or own_device())
         began = time.monotonic()
         if recipe.warm is not None:
             stage.pretrain(warm, recipe.warm)

@@ -15,7 +15,7 @@ from medmeta.volumes.record import Volume
 
 @dataclass(frozen=True)
 class Cohort:
-    """The volumes of one folder.
+    """The volumes of one folder; to PyTorch and MONAI, a map-style dataset of them.
 
     Args:
         name: name of the folder.
@@ -30,6 +30,15 @@ class Cohort:
     root: Path
     problems: tuple[str, ...] = ()
     layout: str = ""
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __bool__(self) -> bool:
+        return True  # a cohort without volumes is still one
+
+    def __getitem__(self, index: int) -> Volume:
+        return self.volumes[index]
 
     @property
     def tumours(self) -> tuple[str, ...]:

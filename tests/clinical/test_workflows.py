@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from medmeta.clinical import BundleError, predict_all, verify
+from medmeta.training import own_device
 from medmeta.volumes import Cohort
 from tests.clinical.schema import schema
 
@@ -173,3 +174,33 @@ def test_overrides_that_every_bundle_has(name: str) -> None:
         if file.stem in ("train", "evaluate", "inference", "adapt"):
             assert {"bundle_root", "dataset_dir", "output_dir"} <= set(config), file.name
         assert ("support_dir" in config) == (file.stem == "adapt")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", SMALL)
+def test_monai_finds_the_properties_of_a_training_workflow(
+    name: str, cohort: Cohort, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from monai.bundle import ConfigWorkflow
+
+    told = steps(name, cohort, unseen, tmp_path)[0][1]
+    workflow = ConfigWorkflow(
+        config_file=str(WORKFLOWS / name / "configs" / "train.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(tmp_path),
+        **told,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.device == own_device()
+    assert workflow.max_epochs == 1
+    types = {workflow.train_dataset[i].tumour for i in range(len(workflow.train_dataset))}
+    assert types == {"annular", "fluted", "mottled", "hollow"}
+    # what a program sets is what is trained
+    workflow.max_epochs = 2
+    workflow.initialize()
+    workflow.run()
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "step" in line][-1] == 2
