@@ -3,7 +3,8 @@
 Torch's own second derivative writes the weight's part as a convolution with a kernel as large as the image,
 for which there is no fast kernel. The same sums are those of a backward pass with other inputs. All of it
 runs channels last, and everything it gives lies so: tensors of two layouts in one sum cost ten times it. But
-logits of a few classes lie as labels do.
+logits of a few classes lie as labels do, and pictures as they come: of these only the first layer is taken,
+where torch works out a derivative by the image that nobody asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FEW = 4
 
 
 class Convolution(torch.autograd.Function):
-    """A convolution of tensors that lie channels last.
+    """A convolution; of volumes, of tensors that lie channels last.
 
     ``how`` is stride, padding, dilation, transposed, output padding and groups.
     """
@@ -111,8 +112,8 @@ def _lie(tensor: Tensor, weight: Tensor, how: tuple[Any, ...]) -> Tensor:
 
 
 def _last(tensor: Tensor) -> Tensor:
-    """The same numbers, channels last."""
-    return tensor.contiguous(memory_format=torch.channels_last_3d)
+    """The same numbers, those of volumes channels last."""
+    return tensor if tensor.ndim < 5 else tensor.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _slopes(
@@ -136,12 +137,16 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    """Convolve as ``conv3d`` does, channels last; None where it would gain nothing."""
-    if isinstance(padding, str) or input.is_cuda or input.ndim != 5:
+    """Convolve as ``conv3d`` and ``conv2d`` do, volumes channels last; None where it would gain nothing."""
+    if isinstance(padding, str) or input.is_cuda or input.ndim != weight.ndim:
         return None
-    how = (_three(stride), _three(padding), _three(dilation), False, [0, 0, 0], groups)
-    if max(weight.shape[2:]) == 1 and max(how[0]) == 1 and not any(how[1]) and groups == 1:
+    axes = input.ndim - 2
+    if axes == 2 and input.requires_grad:
+        return None
+    step, edge = _each(stride, axes), _each(padding, axes)
+    if axes == 3 and max(*weight.shape[2:], *step) == 1 and not any(edge) and groups == 1:
         return pointwise(input, weight, bias)
+    how = (step, edge, _each(dilation, axes), False, [0] * axes, groups)
     apply: Any = Convolution.apply
     out: Tensor = apply(_last(input), _last(weight), bias, how)
     return out
@@ -160,7 +165,7 @@ def transposed(
     """Convolve as ``conv_transpose3d`` does, channels last; None where it would gain nothing."""
     if input.is_cuda or input.ndim != 5:
         return None
-    how = (_three(stride), _three(padding), _three(dilation), True, _three(output_padding), groups)
+    how = (*(_each(v, 3) for v in (stride, padding, dilation)), True, _each(output_padding, 3), groups)
     apply: Any = Convolution.apply
     out: Tensor = apply(_lie(input, weight, how), _lie(weight, weight, how), bias, how)
     return out
@@ -177,5 +182,5 @@ def pointwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if len(weight) >= 4 else out.contiguous()  # the logits of a few classes lie as labels do
 
 
-def _three(value: Any) -> list[int]:
-    return [value] * 3 if isinstance(value, int) else list(value)
+def _each(value: Any, axes: int) -> list[int]:
+    return [value] * axes if isinstance(value, int) else list(value)

@@ -129,7 +129,7 @@ class GradientLearner(nn.Module):
         for part in parts:
             guess = self._logits(moving, meta, part.image, dense=part.dense)
             losses.append(part.part * example_loss(guess, part.target, part.share).mean())
-        return torch.stack(losses).sum()
+        return sum(losses[1:], losses[0])
 
     def _head_loss(self, part: Piece) -> Callable[[Weights, Weights], Tensor]:
         """The loss where the head alone moves: the features of the same meta-parameters stay the same."""

@@ -95,7 +95,12 @@ def step(
         length = torch.stack([s.square().sum() for s in slopes.values()]).sum().clamp(min=1e-24).sqrt()
         slopes = {n: s * (loop.clip / length).clamp(max=1.0) for n, s in slopes.items()}
     rate = loop.rate(meta, index)
-    return {n: moving[n] - rate[n] * slopes[n] for n in moving}
+    return {n: _less(w, slopes[n], rate[n]) for n, w in moving.items()}
+
+
+def _less(weight: Tensor, slope: Tensor, rate: Tensor | float) -> Tensor:
+    """A weight less rate times slope, in one operation where the rate is a number."""
+    return weight - rate * slope if isinstance(rate, Tensor) else torch.sub(weight, slope, alpha=rate)
 
 
 def meta_gradient(
@@ -135,7 +140,7 @@ def run(loop: InnerLoop, meta: Weights, *, graph: bool) -> Tensor:
             parts.append(loop.counts(index) * loop.query(moving, meta))
         if index < loop.steps:
             moving = step(loop, moving, meta, index, graph=graph)
-    return torch.stack(parts).sum()
+    return sum(parts[1:], parts[0])
 
 
 def batched(

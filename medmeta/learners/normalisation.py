@@ -9,7 +9,7 @@ its channel``: whatever must be known of the whole image fits into a few sums of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ INNER = 64
 
 SMALL = 2**17
 """Numbers below which an image is left to torch: a dozen small operations take longer than one slow one."""
+
+
+FAR = 8.0
+"""Deviations from zero to the mean beyond which channels are not left last: torch's kernel for these takes
+the variance as a difference of two sums, which rounding spoils there."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,22 @@ class Layout:
             return flat.sum(2)
         return flat.sum(1).reshape(self.shape[0], self.repeats, self.shape[1]).sum(1)
 
+    def dot(self, one: Tensor, other: Tensor) -> Tensor:
+        """Sums of products over space, ``(n, channel)``."""
+        if not self.last:
+            found: Tensor = torch.linalg.vecdot(one, other)
+            return found
+        return self.total(one * other)
+
     def mix(self, first: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
         """Numbers ``(n, channel)`` plus images (flat) times numbers; an image, as it lies in memory."""
         (image, each), *rest = pairs
         whole = self.empty(image)
         out = self.flat(whole)
-        torch.addcmul(self.spread(first), image, self.spread(each), out=out)
+        if self.last:
+            torch.addcmul(self.spread(first), image, self.spread(each), out=out)
+        else:  # one number for a whole row: of three operands torch takes one such in a quick loop, not two
+            torch.mul(image, self.spread(each), out=out).add_(self.spread(first))
         for image, each in rest:
             out.addcmul_(image, self.spread(each))
         return whole
@@ -107,6 +122,10 @@ class Groups:
     groups: int
     size: int
 
+    def each(self, means: Tensor, channels: int) -> Tensor:
+        """Numbers ``(n, group)`` for each channel, ``(n, channel)``."""
+        return means.unsqueeze(2).expand(-1, -1, channels // self.groups).reshape(len(means), channels)
+
     def mean(self, sums: Tensor) -> Tensor:
         """The mean of a channel's group, ``(n, channel)``."""
         n, channels = sums.shape
@@ -126,29 +145,28 @@ class Norm(torch.autograd.Function):
     ) -> Tensor:
         """Normalise ``(n, channel, *space)``."""
         lay = Layout.of(image)
-        group = Groups(groups, lay.size)
-        flat = lay.flat(image)
-        mean = group.mean(lay.total(flat))
-        apart = flat - lay.spread(mean)
-        rate = (group.mean(lay.total(apart.square())) + tiny).rsqrt()
-        factor = rate if weight is None else rate * weight
+        image = image if lay.last else image.contiguous()
+        group, size = Groups(groups, lay.size), (*lay.shape[:2], lay.size, groups)
+        kernel: Any = torch.ops.aten.native_group_norm
+        out, mean, rate = kernel(image, weight, bias, *size, tiny)
+        if lay.last and float((mean * rate).abs().max()) > FAR:
+            plain, mean, rate = kernel(image.contiguous(), weight, bias, *size, tiny)
+            out = lay.empty(plain).copy_(plain)
         ctx.save_for_backward(image, weight, mean, rate)
         ctx.how, ctx.biased = (lay, group), bias is not None
-        shift = torch.zeros_like(mean) if bias is None else bias.expand_as(mean)
-        return lay.mix(shift, (apart, factor))
+        normal: Tensor = out
+        return normal
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Slopes of image, weight and bias, with a derivative of their own."""
-        image, weight, mean, rate = ctx.saved_tensors
         apply: Any = Slopes.apply
-        by_image, by_weight = apply(slope, image, weight, mean, rate, ctx.how)
-        by_bias = slope.sum([0, *range(2, slope.ndim)]) if ctx.biased and ctx.needs_input_grad[2] else None
-        return by_image, by_weight, by_bias, None, None
+        by_image, by_weight, by_bias = apply(slope, *ctx.saved_tensors, ctx.how)
+        return by_image, by_weight, by_bias if ctx.biased else None, None, None
 
 
 class Slopes(torch.autograd.Function):
-    """The backward pass of a norm as a function of slope, image and weight."""
+    """The backward pass of :class:`Norm` as a function of slope, image and weight."""
 
     @staticmethod
     def forward(
@@ -159,49 +177,101 @@ class Slopes(torch.autograd.Function):
         mean: Tensor,
         rate: Tensor,
         how: tuple[Layout, Groups],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Slopes of image and weight."""
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Slopes of image, weight and bias."""
         lay, group = how
-        g, x = lay.flat(slope), lay.flat(image)
-        of_g, gamma = lay.total(g), 1.0 if weight is None else weight
-        along = rate * (lay.total(g * x) - mean * of_g)  # sums of g x^
-        level, tilt = group.mean(of_g * gamma), group.mean(along * gamma)
-        ctx.save_for_backward(slope, image, weight, mean, rate, of_g, along, level, tilt)
         ctx.how = how
         ctx.set_materialize_grads(False)
-        by_hat = -rate * tilt
-        by_image = lay.hat(mean, rate, -rate * level, by_hat, (g, rate * gamma), image=x)
-        return by_image, None if weight is None else along.sum(0)
+        if lay.last:  # where torch's kernel is four times as slow as otherwise
+            sums = Sums.of(slope, image, weight, mean, rate, how)
+            ctx.save_for_backward(slope, image, weight, mean, rate, *sums)
+            gamma = 1.0 if weight is None else weight
+            hat = -sums.rate * sums.tilt
+            factors = (sums.mean, sums.rate, -sums.rate * sums.level, hat)
+            by_image = lay.hat(*factors, (lay.flat(slope), sums.rate * gamma), image=lay.flat(image))
+            return by_image, None if weight is None else sums.along.sum(0), sums.of_slope.sum(0)
+        slope = slope.contiguous()
+        ctx.save_for_backward(slope, image, weight, mean, rate)
+        each = image.new_ones(lay.shape[1]) if weight is None else weight  # of None it gives no bias's slope
+        size = (*lay.shape[:2], lay.size, group.groups)
+        kernel: Any = torch.ops.aten.native_group_norm_backward
+        by_image, by_weight, by_bias = kernel(slope, image, mean, rate, each, *size, [True] * 3)
+        return by_image, None if weight is None else by_weight, by_bias
 
     @staticmethod
-    def backward(ctx: Any, on_image: Tensor | None, on_weight: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Slopes of the slopes, of the image's and of the weight's."""
-        slope, image, weight, mean, rate, of_g, along, level, tilt = ctx.saved_tensors
+    def backward(
+        ctx: Any, on_image: Tensor | None, on_weight: Tensor | None, on_bias: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Slopes of the slopes: of the image's, the weight's and the bias's."""
+        slope, image, weight, mean, rate, *known = ctx.saved_tensors
         lay, group = ctx.how
         g, x = lay.flat(slope), lay.flat(image)
+        sums = Sums(*known) if known else Sums.of(slope, image, weight, mean, rate, ctx.how)
+        mean, rate = sums.mean, sums.rate
         to_one = to_hat = on_one = on_hat = on_g = torch.zeros_like(rate)
         by_weight, with_w, by_w = None, [], []
+        if on_bias is not None:
+            to_one = on_bias.expand_as(rate)
         if on_weight is not None:  # of sums of g x^: r (u - mean u - x^ mean(u x^)) with u = q g
             to_hat = on_weight.expand_as(rate)
-            on_g, on_one = rate * to_hat, -rate * group.mean(to_hat * of_g)
-            on_hat = -rate * group.mean(to_hat * along)
+            on_g, on_one = rate * to_hat, -rate * group.mean(to_hat * sums.of_slope)
+            on_hat = -rate * group.mean(to_hat * sums.along)
         if on_image is not None:
             w, gamma = lay.flat(on_image), 1.0 if weight is None else weight
-            of_w, of_wg = lay.total(w), lay.total(w * g)
-            along_w = rate * (lay.total(w * x) - mean * of_w)
+            of_w, of_wg = lay.total(w), lay.dot(w, g)
+            along_w = rate * (lay.dot(w, x) - mean * of_w)
             level_w, tilt_w = group.mean(of_w), group.mean(along_w)
-            both = group.mean(of_wg * gamma) - level_w * level - 3 * tilt_w * tilt
+            both = group.mean(of_wg * gamma) - level_w * sums.level - 3 * tilt_w * sums.tilt
             square = rate.square()
             on_g, on_hat = on_g - square * tilt_w * gamma, on_hat - square * both
-            on_one = on_one + square * (tilt * level_w + tilt_w * level)
+            on_one = on_one + square * (sums.tilt * level_w + tilt_w * sums.level)
             pull = rate * gamma
-            to_hat, to_one = to_hat - pull * tilt_w, -pull * level_w
-            with_w, by_w = [(w, -square * tilt)], [(w, pull)]
+            to_hat, to_one = to_hat - pull * tilt_w, to_one - pull * level_w
+            with_w, by_w = [(w, -square * sums.tilt)], [(w, pull)]
             if weight is not None:
-                by_weight = (rate * (of_wg - level_w * of_g - tilt_w * along)).sum(0)
+                by_weight = (rate * (of_wg - level_w * sums.of_slope - tilt_w * sums.along)).sum(0)
         by_image = lay.hat(mean, rate, on_one, on_hat, (g, on_g), *with_w, image=x)
         by_slope = lay.hat(mean, rate, to_one, to_hat, *by_w, image=x)
         return by_slope, by_image, by_weight, None, None, None
+
+
+class Sums(NamedTuple):
+    """What all derivatives need to know of a whole image, ``(n, channel)`` each.
+
+    Args:
+        mean: of the channel's group.
+        rate: one over its standard deviation.
+        of_slope: sums of the slope over space.
+        along: sums of slope times normalised image.
+        level: means of ``of_slope`` times the weight over a group.
+        tilt: the same of ``along``.
+    """
+
+    mean: Tensor
+    rate: Tensor
+    of_slope: Tensor
+    along: Tensor
+    level: Tensor
+    tilt: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        slope: Tensor,
+        image: Tensor,
+        weight: Tensor | None,
+        mean: Tensor,
+        rate: Tensor,
+        how: tuple[Layout, Groups],
+    ) -> Sums:
+        """Add up; mean and rate are ``(n, group)``."""
+        lay, group = how
+        g, x = lay.flat(slope), lay.flat(image)
+        mean, rate = (group.each(t, lay.shape[1]) for t in (mean, rate))
+        of_slope = lay.total(g)
+        along = rate * (lay.dot(g, x) - mean * of_slope)
+        gamma = 1.0 if weight is None else weight
+        return cls(mean, rate, of_slope, along, group.mean(of_slope * gamma), group.mean(along * gamma))
 
 
 def group_norm(
@@ -212,8 +282,6 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """Normalise as ``torch.nn.functional.group_norm`` does; None where that is as quick."""
-    if input.ndim != 5:  # torch's own is quick where it need not be channels last
-        return None
     return _norm(input, num_groups, weight, bias, eps)
 
 

@@ -14,6 +14,7 @@ from medmeta.learners.convolution import convolution, transposed
 from medmeta.learners.normalisation import group_norm, instance_norm
 
 OURS: dict[Any, Callable[..., Any]] = {
+    torch.conv2d: convolution,
     torch.conv3d: convolution,
     torch.conv_transpose3d: transposed,
     F.group_norm: group_norm,
@@ -24,7 +25,7 @@ OURS: dict[Any, Callable[..., Any]] = {
 
 
 class QuickLayers(TorchFunctionMode):
-    """While this is on, :data:`OURS` run in torch's place: 3D convolutions channels last, norms, PReLU.
+    """While this is on, :data:`OURS` run in torch's place: convolutions, norms, PReLU.
 
     Example:
         >>> image, weight = torch.ones(1, 4, 3, 3, 3), torch.ones(2, 4, 3, 3, 3, requires_grad=True)
@@ -37,7 +38,9 @@ class QuickLayers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Take what gains; leave everything else as it is."""
         kwargs = kwargs or {}
-        ours = None if torch.is_autocast_enabled("cpu") else OURS.get(func)  # ours know one precision
-        if ours is not None and (out := ours(*args, **kwargs)) is not None:
-            return out
+        ours = OURS.get(func)
+        if ours is not None and not torch.is_autocast_enabled("cpu"):  # ours know one precision
+            out = ours(*args, **kwargs)
+            if out is not None:
+                return out
         return func(*args, **kwargs)

@@ -448,6 +448,20 @@ def test_the_convolution_has_torchs_derivatives(stride: int, groups: int, others
     derivatives_are_right(back, (image, weight, bias))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_first_layer_of_pictures_has_torchs_derivatives(groups: int) -> None:
+    from medmeta.learners.convolution import convolution
+
+    image, weight, bias = random(2, 2, 5, 4).detach(), random(4, 2 // groups, 3, 3), random(4)
+
+    def quick(*given: Tensor) -> Any:
+        return convolution(image, *given, 2, 1, groups=groups)
+
+    torch.testing.assert_close(quick(weight, bias), F.conv2d(image, weight, bias, 2, 1, groups=groups))
+    derivatives_are_right(quick, (weight, bias))
+    assert convolution(image.requires_grad_(), weight) is None  # torch's own is as quick there
+
+
 @pytest.mark.parametrize("others", [2, 4])  # few channels run plain
 def test_the_up_sampling_layer_has_torchs_derivatives(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmeta.learners import phases
@@ -473,15 +487,15 @@ def test_a_pointwise_convolution_is_a_product_of_matrices(classes: int) -> None:
     derivatives_are_right(convolution, (image, weight, bias))
 
 
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("dims", "last"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize(("groups", "affine"), [(1, True), (2, True), (4, True), (2, False), (4, False)])
 def test_the_norm_has_torchs_derivatives(
-    groups: int, affine: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+    groups: int, affine: bool, dims: int, last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from medmeta.learners import normalisation
 
     monkeypatch.setattr(normalisation, "SMALL", 0)
-    given: tuple[Tensor, ...] = (random(2, 4, 3, 2, 2, last=last),)
+    given: tuple[Tensor, ...] = (random(2, 4, 3, 2, 2, last=last) if dims == 3 else random(2, 4, 3, 2),)
     if affine:
         given = (*given, random(4, seed=1), random(4, seed=2))
 
