@@ -38,8 +38,12 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Slopes of image, weight and bias, with a derivative of their own."""
         image, weight = ctx.saved_tensors
-        apply: Any = Slopes.apply
-        first, second = apply(slope, image, weight, ctx.how, tuple(ctx.needs_input_grad[:2]))
+        wanted = tuple(ctx.needs_input_grad[:2])
+        if torch.is_grad_enabled():
+            apply: Any = Slopes.apply
+            first, second = apply(slope, image, weight, ctx.how, wanted)
+        else:
+            first, second = _slopes(_lie(slope, weight, ctx.how), image, weight, ctx.how, wanted)
         bias = slope.sum([0, *range(2, slope.ndim)]) if ctx.bias and ctx.needs_input_grad[2] else None
         return first, second, bias, None
 
@@ -117,7 +121,7 @@ def _last(tensor: Tensor) -> Tensor:
 
 
 def _slopes(
-    slope: Tensor, image: Tensor, weight: Tensor, how: tuple[Any, ...], wanted: tuple[bool, bool]
+    slope: Tensor, image: Tensor, weight: Tensor, how: tuple[Any, ...], wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     apart = wanted[1] and doubles(image, tuple(weight.shape), how)
     asked = [wanted[0], wanted[1] and not apart, False]

@@ -67,6 +67,8 @@ class GradientLearner(nn.Module):
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
         self.places = places(network)
+        body = [f"network.{n}" for n, _ in network.named_parameters()] if inner.moves == "all" else []
+        self.moving_names = ["head.weight", "head.bias", *body]
         self.last: LastLayer | None = None
         self.looked = False
         self.compiled = Compiled()
@@ -79,7 +81,7 @@ class GradientLearner(nn.Module):
         moving = dict(self.named_parameters())
         self.rate = nn.ParameterDict(
             first_rates(
-                {n: moving.get(n, torch.zeros((), dtype=like.dtype)) for n in self._moving_names()},
+                {n: moving.get(n, torch.zeros((), dtype=like.dtype)) for n in self.moving_names},
                 inner.rates,
                 inner.steps,
             )
@@ -93,12 +95,8 @@ class GradientLearner(nn.Module):
 
     # --- the inner loop, as functions of the meta-parameters ---
 
-    def _moving_names(self) -> list[str]:
-        body = [f"network.{n}" for n, _ in self.network.named_parameters()]
-        return ["head.weight", "head.bias"] + (body if self.inner.moves == "all" else [])
-
     def _rates(self, meta: Weights, step: int) -> dict[str, Tensor | float]:
-        return rates_at(meta, self._moving_names(), step, self.inner.rate)
+        return rates_at(meta, self.moving_names, step, self.inner.rate)
 
     def _feature(
         self, weights: Weights, image: Image, *, dense: bool, layer: Weights | None = None
@@ -145,7 +143,7 @@ class GradientLearner(nn.Module):
 
     def _start(self, meta: Weights, parts: Sequence[Piece], classes: Sequence[str]) -> Weights:
         head = self._head(meta, parts, classes)
-        body = {n: meta[n] for n in self._moving_names() if n.startswith("network.")}
+        body = {n: meta[n] for n in self.moving_names if n.startswith("network.")}
         return body | {"head.weight": head.weight, "head.bias": head.bias}
 
     def _head(self, meta: Weights, parts: Sequence[Piece], classes: Sequence[str]) -> Head:

@@ -91,11 +91,15 @@ def example_loss(logits: Logits, target: Tensor, share: Balance) -> Tensor:
         tensor([0.6931, 0.6931])
     """
     weight = share.weight.reshape(1, -1, *[1] * (logits.ndim - 2))
-    entropy = -(target * weight * torch.log_softmax(logits, 1)).sum(1)
+    logs = torch.log_softmax(logits, 1)
+    entropy = -(target * weight * logs).sum(1)
     if not has_extent(logits):
         return entropy.reshape(len(entropy))
     space = list(range(2, logits.ndim))
-    foreground, truth = torch.softmax(logits, 1)[:, 1:], target[:, 1:]
+    foreground, truth = (
+        logs[:, 1:].exp(),
+        target[:, 1:],
+    )  # of the logarithms: one backward pass for both terms
     voxels = truth.sum(space)
     overlap = 2 * (foreground * truth).sum(space) + SMOOTH
     dice = 1 - overlap / (foreground.sum(space) + voxels + SMOOTH)
