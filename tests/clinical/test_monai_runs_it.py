@@ -81,28 +81,36 @@ def test_classification_agrees_with_predict(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_network_fits_the_metadata(segment_bundle: Path, classify_bundle: Path) -> None:
+def test_network_fits_the_metadata(segment_bundle: Path, classify_bundle: Path, tmp_path: Path) -> None:
     from monai.bundle import verify_net_in_out
 
+    def verified(bundle: Path, metadata: Path) -> None:
+        config = str(bundle / "configs" / "inference.json")
+        verify_net_in_out("network_def", meta_file=str(metadata), config_file=config, device="cpu")
+
     for bundle in (segment_bundle, classify_bundle):
-        verify_net_in_out(
-            "network_def",
-            meta_file=str(bundle / "configs" / "metadata.json"),
-            config_file=str(bundle / "configs" / "inference.json"),
-            device="cpu",
-        )
+        metadata = bundle / "configs" / "metadata.json"
+        verified(bundle, metadata)  # and it would say so if it did not:
+        about = json.loads(metadata.read_text())
+        about["network_data_format"]["outputs"]["pred"]["num_channels"] = 3
+        (tmp_path / "other.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=r"output channel number `2` doesn't match: `3`"):
+            verified(bundle, tmp_path / "other.json")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_metadata_fit_the_schema(segment_bundle: Path, classify_bundle: Path, tmp_path: Path) -> None:
-    import jsonschema
     from monai.bundle import verify_metadata
 
-    for bundle in (segment_bundle, classify_bundle):
-        jsonschema.validate(json.loads((bundle / "configs" / "metadata.json").read_text()), schema())
     (tmp_path / "schema.json").write_text(json.dumps(schema()))
-    metadata = segment_bundle / "configs" / "metadata.json"
-    verify_metadata(meta_file=str(metadata), filepath=str(tmp_path / "schema.json"))
+    for bundle in (segment_bundle, classify_bundle):
+        metadata = bundle / "configs" / "metadata.json"
+        verify_metadata(meta_file=str(metadata), filepath=str(tmp_path / "schema.json"))
+        about = json.loads(metadata.read_text())
+        del about["network_data_format"]["inputs"]["image"]["value_range"]
+        (tmp_path / "other.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match="'value_range' is a required property"):
+            verify_metadata(meta_file=str(tmp_path / "other.json"), filepath=str(tmp_path / "schema.json"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -17,8 +17,9 @@ import pytest
 
 from medmeta import cli
 from medmeta.clinical import predict, studies
+from medmeta.clinical.archive import PASSWORD, TOKEN, USER, Archive, PacsError
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.pacs import _INSTANCE, PASSWORD, TOKEN, USER, Archive, PacsError, Study, _every
+from medmeta.clinical.pacs import _INSTANCE, Study, _every
 from medmeta.volumes import load, load_mask
 from tests.clinical import orthanc
 from tests.clinical.orthanc import Orthanc, between
