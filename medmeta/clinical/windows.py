@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from medmeta.clinical.config import OVERLAP
 from medmeta.volumes import Plan
+from medmeta.volumes.resample import boxes
 
 REACH = 10.0
 """Millimetres around the body that count as body: nothing at the skin is cut."""
@@ -21,6 +22,8 @@ AIR = 0.1
 
 BATCH = 4
 """Windows that the network gets together, as in an exported bundle."""
+THIN = 4
+"""Planes that are given on at once."""
 
 Window: TypeAlias = tuple[slice, ...]
 Forward: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -49,8 +52,6 @@ def body(image: Tensor, spacing: Sequence[float]) -> NDArray[np.bool_]:
         >>> int(inside[:, 30, 0].sum()), bool(body(image[:, 20:40, 20:40], (2.0, 2.0, 2.0)).all())
         (30, True)
     """
-    from scipy.ndimage import maximum_filter1d
-
     seen = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:
         low, high = float(channel.min()), float(channel.max())
@@ -61,13 +62,31 @@ def body(image: Tensor, spacing: Sequence[float]) -> NDArray[np.bool_]:
         return np.ones_like(seen)
     filled = np.zeros_like(seen)
     for axis in range(3):
-        ahead = np.maximum.accumulate(seen, axis)
-        ahead &= np.flip(np.maximum.accumulate(np.flip(seen, axis), axis), axis)
-        filled |= ahead
+        for slab in _slabs(seen.shape, axis):
+            filled[slab] |= _between(seen[slab], axis)
     for axis, step in enumerate(spacing):
-        width = 2 * int(np.ceil(REACH / step)) + 1
-        filled = maximum_filter1d(filled.view(np.uint8), width, axis, mode="constant").view(bool)
+        for slab in _slabs(seen.shape, axis):
+            filled[slab] = _around(filled[slab], axis, int(np.ceil(REACH / step)))
     return filled
+
+
+def _slabs(shape: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
+    """Parts of a grid that hold whole lines along an axis: what is copied at once stays small."""
+    across = 0 if axis == 2 else 2
+    return [tuple(slice(*ends) for ends in box) for box in boxes(shape, across)]
+
+
+def _between(seen: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """What is True, or has True on both sides along an axis."""
+    back = np.flip(np.maximum.accumulate(np.flip(seen, axis), axis), axis)
+    return np.maximum.accumulate(seen, axis) & back
+
+
+def _around(filled: NDArray[np.bool_], axis: int, reach: int) -> NDArray[np.bool_]:
+    """What is True, or has True within some voxels along an axis."""
+    from scipy.ndimage import maximum_filter1d
+
+    return maximum_filter1d(filled.view(np.uint8), 2 * reach + 1, axis, mode="constant").view(bool)
 
 
 def windows(shape: Sequence[int], roi: Sequence[int]) -> list[Window]:
@@ -128,14 +147,19 @@ def planes(
                 here[:-1] += one * weight
                 here[-1] += weight
         done = following - top
-        across, along = crop
-        ready = total[:, across, along, :done]
-        logits = ready[:-1] / ready[-1].clamp(1e-9)
-        first, end = max(top - margin[2][0], 0), min(following - margin[2][0], shape[2])
-        if first < end:
-            skipped = first - (top - margin[2][0])
-            yield first, logits[..., skipped : skipped + end - first]
-        total = torch.cat([total[..., done:], torch.zeros(*total.shape[:3], done)], 3)
+        start = top - margin[2][0]
+        first, end = max(start, 0), min(start + done, shape[2])
+        for one in range(first, end, THIN):
+            ready = total[(slice(None), *crop, slice(one - start, min(one + THIN, end) - start))]
+            yield one, ready[:-1] / ready[-1].clamp(1e-9)
+        _pass_on(total, done)
+
+
+def _pass_on(total: Tensor, done: int) -> None:
+    """Move sums on by planes that are done, in place."""
+    for sums in total:
+        sums[..., : sums.shape[-1] - done] = sums[..., done:].clone()
+        sums[..., sums.shape[-1] - done :] = 0
 
 
 def _logits(plan: Plan, forward: Forward, pieces: Tensor, there: Tensor) -> Tensor:

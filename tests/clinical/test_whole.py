@@ -151,7 +151,8 @@ print(peak * 1024 / (image.numel() * 4), int((found.labels > 0).sum()))
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("step", "intensity"), [("2.0", "window"), ("2.0", "zscore"), ("0.8", "window")])
+@pytest.mark.parametrize("intensity", ["window", "zscore"])
+@pytest.mark.parametrize("step", ["2.0", "0.8"])
 def test_peak_memory_is_at_most_four_scans(step: str, intensity: str, tmp_path: Path) -> None:
     """512 x 512 x 300; with 0.8 mm, the plan's grid is as fine as the scan's."""
     done = subprocess.run(
@@ -160,4 +161,4 @@ def test_peak_memory_is_at_most_four_scans(step: str, intensity: str, tmp_path: 
     ratio, voxels = done.stdout.split()
     print(f"{step} mm, {intensity}: peak {float(ratio):.2f} scans, {voxels} voxels found")  # noqa: T201
     assert int(voxels) > 0
-    assert float(ratio) <= 4
+    assert float(ratio) <= 3.5  # 4 are allowed, and other processes make it vary
