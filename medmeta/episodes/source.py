@@ -75,17 +75,41 @@ class TaskSource:
                     cure=nearest(name, there) if there else "Open a cohort with tumours.",
                 )
         object.__setattr__(self, "volumes", tuple(v for v in self.volumes if v.tumour not in self.hold_out))
+        self._refuse_numbers()
+        self._refuse_types()
+
+    def _refuse_numbers(self) -> None:
         low, high = self.shots
-        if not (1 <= low <= high and self.query >= 1 and (self.segments or self.way >= 2)):
+        if not 1 <= low <= high:
             raise EpisodeError(
-                "1 or more shots (fewest, most) and queries, and 2 or more ways to classify",
-                found=f"shots {self.shot}, {self.query} queries, {self.way} ways",
-                cure="Correct the numbers.",
+                "1 or more support patients a class, the fewest first",
+                found=f"shot={self.shot}",
+                cure="Give shot=1 or more, or the fewest and the most, such as shot=(1, 5).",
             )
+        if self.query < 1:
+            raise EpisodeError(
+                "1 or more query patients a class",
+                found=f"query={self.query}",
+                cure="Give query=1 or more.",
+            )
+        if self.way < 2 and not self.segments:
+            raise EpisodeError(
+                "2 or more types to tell apart", found=f"way={self.way}", cure="Give way=2 or more."
+            )
+
+    def _refuse_types(self) -> None:
+        fewest, there = self.shots[0], sorted(self._of)
         needed = 1 if self.segments or self.against else self.way
+        if 1 < len(there) < needed:
+            raise EpisodeError(
+                f"{needed} types to tell apart",
+                found=f"{len(there)}: {', '.join(there)}",
+                cure=f"Give way={len(there)} or fewer, add patients of other types, or hold out fewer.",
+            )
         if len(self.types) < needed:
             raise EpisodeError(
-                f"{needed} type(s) with {low + self.query} patients each ({low} support, {self.query} query)",
+                f"{needed} type(s) with {fewest + self.query} patients each ({fewest} support, "
+                f"{self.query} query)",
                 found=f"{len(self.types)}",
                 cure="Add patients, hold out fewer types, or ask for fewer shots or queries.",
             )

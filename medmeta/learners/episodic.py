@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ BOTH = frozenset({"classification", "segmentation"})
 CLASSIFY = frozenset({"classification"})
 
 
-class EpisodicLearner(nn.Module):
+class EpisodicLearner(nn.Module, ABC):
     """What prototypes, matching, relation, Siamese, ridge and memory learners share.
 
     Args:
@@ -48,9 +49,9 @@ class EpisodicLearner(nn.Module):
         like = parameter_like(self.network)
         return nn.Parameter(torch.full((), value).to(like).log())
 
+    @abstractmethod
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the loss of the queries after learning from the support, with its graph."""
-        raise NotImplementedError
 
     def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
         """Add ``scale`` x the summed gradient of the query losses to ``.grad``; give the ``(t,)`` losses."""

@@ -45,6 +45,9 @@ class Schedule:
         clip: longest meta-gradient.
         save_every, validate_every: outer steps between saves and between validations.
         patience: validations without a better score before training ends; 0 never ends it early.
+
+    Raises:
+        RunError: for a rate or a clip that is not a positive number, or a count below what makes sense.
     """
 
     steps: int = 300
@@ -54,6 +57,19 @@ class Schedule:
     save_every: int = 50
     validate_every: int = 50
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "clip"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise RunError(
+                    f"a positive {name} of the outer loop", found=f"{name}={value}", cure="Give e.g. 1e-3."
+                )
+        least = {"steps": 0, "patience": 0, "meta_batch": 1, "save_every": 1, "validate_every": 1}
+        for name, fewest in least.items():
+            if getattr(self, name) < fewest:
+                found = f"{name}={getattr(self, name)}"
+                raise RunError(f"{name} of {fewest} or more", found=found, cure=f"Give {fewest} or more.")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step; a function of the step alone, so that nothing of it needs saving.

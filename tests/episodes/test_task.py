@@ -250,11 +250,15 @@ def test_source_refuses_what_it_cannot_give(volumes: list[Volume], crops: Store,
         source(volumes, crops, hold_out=("gliom",))
     with pytest.raises(EpisodeError, match=r"1 type\(s\) with 7 patients each"):
         source(volumes, crops, shot=5)
-    for wrong in ({"shot": 0}, {"shot": (3, 2)}, {"query": 0}, {"way": 1}):
-        with pytest.raises(EpisodeError, match="1 or more shots"):
+    for wrong, words in (
+        ({"shot": 0}, r"1 or more support patients a class.*found shot=0\. Give shot=1 or more"),
+        ({"shot": (3, 2)}, r"the fewest first, found shot=\(3, 2\)\. .*shot=\(1, 5\)"),
+        ({"query": 0}, r"1 or more query patients a class, found query=0\. Give query=1"),
+        ({"way": 1}, r"2 or more types to tell apart, found way=1\. Give way=2"),
+        ({"way": 4}, r"4 types to tell apart, found 3: cyst, glioma, none\. Give way=3 or fewer"),
+    ):
+        with pytest.raises(EpisodeError, match=words):
             source(volumes, whole, **wrong)
-    with pytest.raises(EpisodeError, match=r"4 type\(s\)"):
-        source(volumes, whole, way=4)
     with pytest.raises(EpisodeError, match="found 0"):
         source(volumes, crops, hold_out=("glioma", "cyst"))
 

@@ -36,6 +36,9 @@ def test_ridge_is_that_of_scikit_learn(n: int, size: int, penalty: float, seed: 
     theirs = Ridge(alpha=penalty).fit(feature.numpy(), hot.numpy(), sample_weight=weight[label].numpy())
     close(head.weight, torch.tensor(theirs.coef_, dtype=DOUBLE), 1e-8)
     close(head.bias, torch.tensor(theirs.intercept_, dtype=DOUBLE), 1e-8)
+    elsewhere = draw(5, size, seed=seed + 1)
+    guess = logits(elsewhere, head).numpy()
+    np.testing.assert_allclose(guess, theirs.predict(elsewhere.numpy()), rtol=1e-6, atol=1e-8)
 
 
 def test_ridge_learner_on_voxels_is_ridge_on_points() -> None:

@@ -65,10 +65,12 @@ def test_a_class_without_an_example(name: str) -> None:
         create_learner(name, mlp(), **options).adapt(empty)
 
 
-def test_a_support_that_is_not_finite() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_support_that_is_not_finite(value: float) -> None:
     image = vectors().image.clone()
-    image[0, 0] = float("nan")
-    with pytest.raises(EpisodeError, match="NaN or infinite"):
+    image[0, 0] = value
+    words = r"wanted finite images, found NaN or infinite voxels\. Repair or drop the volume"
+    with pytest.raises(EpisodeError, match=words):
         Examples(image, vectors().label, vectors().classes)
 
 

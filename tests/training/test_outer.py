@@ -204,6 +204,22 @@ def test_progress_shows_loss_score_speed_and_time_left(monkeypatch: pytest.Monke
     assert re.search(r"24/24 0:00:00 loss \d\.\d{3}  validation 0\.250  \d+\.\d tasks/s", last)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"rate": -0.1}, r"wanted a positive rate of the outer loop, found rate=-0\.1\. Give"),
+        ({"rate": float("nan")}, "found rate=nan"),
+        ({"clip": 0.0}, r"a positive clip.*found clip=0\.0"),
+        ({"meta_batch": 0}, r"wanted meta_batch of 1 or more, found meta_batch=0\. Give 1 or more"),
+        ({"steps": -1}, r"steps of 0 or more, found steps=-1"),
+        ({"validate_every": 0}, "validate_every of 1 or more"),
+    ],
+)
+def test_a_schedule_that_cannot_be(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        replace(SCHEDULE, **option)
+
+
 def test_other_errors_come_as_they_are() -> None:
     class Wrong(Greedy):
         def backward(self, episodes: Any, *, scale: float) -> Tensor:
