@@ -1,6 +1,6 @@
 """The launch recipe for NVFlare in its own simulator: two sites, two rounds, and a run at the end.
 
-    pip install nvflare==2.9.0 && pytest -m slow tests/training/test_nvflare.py
+pip install nvflare==2.9.0 && pytest -m slow tests/training/test_nvflare.py
 """
 
 from __future__ import annotations
