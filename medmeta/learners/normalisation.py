@@ -27,6 +27,12 @@ FAR = 8.0
 the variance as a difference of two sums, which rounding spoils there."""
 
 
+NARROW = 8
+"""Channels of a group below which torch's kernels for channels last are slow: the backward one always, the
+forward one on images of fewer than :data:`POINTS` points."""
+POINTS = 1024
+
+
 @dataclass(frozen=True)
 class Layout:
     """How ``(n, channel, *space)`` lies in memory, seen as three axes; ``last`` is channels last.
@@ -64,12 +70,20 @@ class Layout:
             return image.reshape(*self.shape[:2], -1)
         return image.movedim(1, -1).reshape(self.shape[0], -1, self.repeats * self.shape[1])
 
+    @property
+    def form(self) -> torch.memory_format:
+        """The same in torch's words."""
+        if not self.last:
+            return torch.contiguous_format
+        return torch.channels_last_3d if len(self.shape) == 5 else torch.channels_last
+
     def empty(self, like: Tensor) -> Tensor:
         """An image to fill through :meth:`flat`; a layer's output may be changed in place, so is no view."""
-        form = torch.contiguous_format
-        if self.last:
-            form = torch.channels_last_3d if len(self.shape) == 5 else torch.channels_last
-        return torch.empty(self.shape, dtype=like.dtype, device=like.device, memory_format=form)
+        return torch.empty(self.shape, dtype=like.dtype, device=like.device, memory_format=self.form)
+
+    def alike(self, image: Tensor) -> Tensor:
+        """The same numbers, lying so."""
+        return image.contiguous(memory_format=self.form)
 
     def spread(self, each: Tensor) -> Tensor:
         """Numbers ``(n, channel)`` so that they multiply :meth:`flat`."""
@@ -122,6 +136,10 @@ class Groups:
     groups: int
     size: int
 
+    def narrow(self, channels: int) -> bool:
+        """Whether a group has few of the channels."""
+        return channels // self.groups < NARROW
+
     def each(self, means: Tensor, channels: int) -> Tensor:
         """Numbers ``(n, group)`` for each channel, ``(n, channel)``."""
         return means.unsqueeze(2).expand(-1, -1, channels // self.groups).reshape(len(means), channels)
@@ -145,11 +163,13 @@ class Norm(torch.autograd.Function):
     ) -> Tensor:
         """Normalise ``(n, channel, *space)``."""
         lay = Layout.of(image)
-        image = image if lay.last else image.contiguous()
+        image = lay.alike(image)
         group, size = Groups(groups, lay.size), (*lay.shape[:2], lay.size, groups)
         kernel: Any = torch.ops.aten.native_group_norm
-        out, mean, rate = kernel(image, weight, bias, *size, tiny)
-        if lay.last and float((mean * rate).abs().max()) > FAR:
+        slow = lay.last and group.narrow(lay.shape[1]) and lay.size < POINTS
+        if not slow:
+            out, mean, rate = kernel(image, weight, bias, *size, tiny)
+        if slow or (lay.last and float((mean * rate).abs().max()) > FAR):
             plain, mean, rate = kernel(image.contiguous(), weight, bias, *size, tiny)
             out = lay.empty(plain).copy_(plain)
         ctx.save_for_backward(image, weight, mean, rate)
@@ -182,7 +202,7 @@ class Slopes(torch.autograd.Function):
         lay, group = how
         ctx.how = how
         ctx.set_materialize_grads(False)
-        if lay.last:  # where torch's kernel is four times as slow as otherwise
+        if lay.last and group.narrow(lay.shape[1]):
             sums = Sums.of(slope, image, weight, mean, rate, how)
             ctx.save_for_backward(slope, image, weight, mean, rate, *sums)
             gamma = 1.0 if weight is None else weight
@@ -190,7 +210,7 @@ class Slopes(torch.autograd.Function):
             factors = (sums.mean, sums.rate, -sums.rate * sums.level, hat)
             by_image = lay.hat(*factors, (lay.flat(slope), sums.rate * gamma), image=lay.flat(image))
             return by_image, None if weight is None else sums.along.sum(0), sums.of_slope.sum(0)
-        slope = slope.contiguous()
+        slope = lay.alike(slope)
         ctx.save_for_backward(slope, image, weight, mean, rate)
         each = image.new_ones(lay.shape[1]) if weight is None else weight  # of None it gives no bias's slope
         size = (*lay.shape[:2], lay.size, group.groups)

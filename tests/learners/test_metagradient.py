@@ -487,14 +487,24 @@ def test_a_pointwise_convolution_is_a_product_of_matrices(classes: int) -> None:
     derivatives_are_right(convolution, (image, weight, bias))
 
 
-@pytest.mark.parametrize(("dims", "last"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("dims", "last", "limits"),  # of a narrow group, and of the points on which torch's kernel is slow
+    [(2, False, (8, 0)), (3, False, (8, 0)), (3, True, (8, 0)), (3, True, (8, 99)), (3, True, (0, 0))],
+)
 @pytest.mark.parametrize(("groups", "affine"), [(1, True), (2, True), (4, True), (2, False), (4, False)])
 def test_the_norm_has_torchs_derivatives(
-    groups: int, affine: bool, dims: int, last: bool, monkeypatch: pytest.MonkeyPatch
+    groups: int,
+    affine: bool,
+    dims: int,
+    last: bool,
+    limits: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from medmeta.learners import normalisation
 
     monkeypatch.setattr(normalisation, "SMALL", 0)
+    monkeypatch.setattr(normalisation, "NARROW", limits[0])
+    monkeypatch.setattr(normalisation, "POINTS", limits[1])
     given: tuple[Tensor, ...] = (random(2, 4, 3, 2, 2, last=last) if dims == 3 else random(2, 4, 3, 2),)
     if affine:
         given = (*given, random(4, seed=1), random(4, seed=2))
