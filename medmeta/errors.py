@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MedmetaError(Exception):
@@ -35,3 +37,24 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     guess = f"Did you mean {close[0]!r}? " if close else ""
     return f"{guess}There are: {', '.join(known)}."
+
+
+def new_folder(path: str | os.PathLike[str], error: type[MedmetaError]) -> Path:
+    """The path of a folder to write, which must not be there.
+
+    Args:
+        path: asked for.
+        error: to raise where it is there.
+
+    Example:
+        >>> new_folder("/", MedmetaError)
+        Traceback (most recent call last):
+            ...
+        medmeta.errors.MedmetaError: wanted a folder that does not exist: , found one that does. \
+Give another --out.
+    """
+    folder = Path(path)
+    if folder.exists():
+        wanted = f"a folder that does not exist: {folder.name}"
+        raise error(wanted, found="one that does", cure="Give another --out.")
+    return folder

@@ -17,10 +17,10 @@ from medmeta.clinical.choose import series_rules
 from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
-from medmeta.errors import nearest
+from medmeta.errors import nearest, new_folder
 from medmeta.learners import Safeguarded
 from medmeta.training import Run, open_run
-from medmeta.volumes import Cohort, Prepared, Store, Volume, open_cohort
+from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
 
 
@@ -66,35 +66,32 @@ def adapt(
         RunError, CohortError, VolumeError, EpisodeError, LearnerError: where run, files or learner refuse.
     """
     began = time.monotonic()
-    if Path(out).exists():
-        raise BundleError(
-            f"a folder that does not exist: {Path(out).name}",
-            found="one that does",
-            cure="Give another --out.",
-        )
+    new_folder(out, BundleError)
     trained = run if isinstance(run, Run) else open_run(run)
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
-    store = Store(trained.plan)
     volumes, classes = _chosen(cohort, trained, tumour)
     series = series_rules(volumes, description)
-    prepared = [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
+    prepared = _read(volumes, trained.plan, track)
     if trained.task == "classification" and tumour is not None:
         examples = _against_rest(prepared, tumour, trained, seed)
     else:
         examples = support_examples(prepared, trained.plan, generator_of(seed), classes=classes, crops=crops)
-    learner = trained.learner
+    learner, before = trained.learner, fingerprint(trained.learner)
     careful = Safeguarded(learner) if safeguard else learner
     predictor = careful.adapt(examples)
-    about = _about(trained, prepared, examples, seed, crops)
-    about["series"] = series
-    about["weights_before"] = fingerprint(learner)
-    network, sure = home_form(predictor), Confidence()
+    network, sure, alarms = home_form(predictor), Confidence(), {}
     if calibrated:
         sure = calibrate(lambda e: home_form(careful.adapt(e)), examples, prepared, trained.plan, network)
-        about |= _alarms(cohort, store, network, examples, sure.least_ml)
-    about["weights_after"] = fingerprint(folded(network, sure.temperature))
-    about["confidence"] = sure.about()
-    about["seconds"] = round(time.monotonic() - began, 1)
+        alarms = _alarms(cohort, trained.plan, network, examples, sure.least_ml)
+    about = {
+        **_about(trained, prepared, examples, seed, crops),
+        **alarms,
+        "series": series,
+        "weights_before": before,
+        "weights_after": fingerprint(folded(network, sure.temperature)),
+        "confidence": sure.about(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
     return export(
         predictor,
         plan=trained.plan,
@@ -107,17 +104,18 @@ def adapt(
     )
 
 
-def _alarms(
-    cohort: Cohort, store: Store, network: Any, examples: Examples, least_ml: float
-) -> dict[str, Any]:
+def _read(volumes: Sequence[Volume], plan: Plan, track: Track) -> list[Prepared]:
+    store = Store(plan)
+    return [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
+
+
+def _alarms(cohort: Cohort, plan: Plan, network: Any, examples: Examples, least_ml: float) -> dict[str, Any]:
     """The rate of false alarms, where the support folder has patients free of the tumour."""
     free = [v for v in cohort.volumes if v.tumour is None] if examples.segments else []
     if not free:
         return {}
-    scans = [store.read(v) for v in free]
-    return {
-        "false_alarms": false_alarms(network, store.plan, scans, len(examples.classes), least_ml=least_ml)
-    }
+    scans = _read(free, plan, silent)
+    return {"false_alarms": false_alarms(network, plan, scans, len(examples.classes), least_ml=least_ml)}
 
 
 def _chosen(

@@ -23,6 +23,7 @@ from medmeta.clinical.card import DATA_LICENCE, card, licence
 from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.config import inference, layer_spec, metadata, needs_medmeta
 from medmeta.clinical.onnx_file import save_onnx
+from medmeta.errors import new_folder
 from medmeta.learners import Predictor, plain_network
 from medmeta.networks import build
 from medmeta.volumes import Plan
@@ -77,11 +78,7 @@ def export(
         >>> sorted(p.name for p in folder.iterdir())
         ['LICENSE', 'configs', 'docs', 'manifest.json', 'models']
     """
-    folder = Path(out)
-    if folder.exists():
-        raise BundleError(
-            f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
-        )
+    folder = new_folder(out, BundleError)
     _refuse_task(task, plan, classes)
     sure = confidence or Confidence()
     network = folded(home_form(predictor).cpu(), sure.temperature)

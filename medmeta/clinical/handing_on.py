@@ -15,6 +15,7 @@ from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.card import card, licence
 from medmeta.clinical.export import as_json, write
 from medmeta.clinical.loading import load_bundle
+from medmeta.errors import new_folder
 
 
 def hand_on(
@@ -43,11 +44,7 @@ def hand_on(
     Raises:
         BundleError: where the bundle is not to be trusted, ``out`` exists, or a file cannot be read.
     """
-    folder = Path(out)
-    if folder.exists():
-        raise BundleError(
-            f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
-        )
+    folder = new_folder(out, BundleError)
     opened = load_bundle(bundle)
     source = Path(bundle)
     described = dict(opened.about)

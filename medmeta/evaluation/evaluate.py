@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medmeta.errors import nearest
+from medmeta.errors import nearest, new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines, tuned, validation_episodes
@@ -256,10 +256,7 @@ def _written(folder: Path) -> Iterator[Path]:
 
 
 def _check(folder: Path, shots: Sequence[int], episodes: int) -> None:
-    if folder.exists():
-        raise EvaluationError(
-            f"a folder that does not exist: {folder.name}", found="one that does", cure="Give another --out."
-        )
+    new_folder(folder, EvaluationError)
     _at_least_one(shots, episodes)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes import Augment, Episode, TaskSource
+from medmeta.errors import new_folder
 from medmeta.learners import load_weights
 from medmeta.learners.tuning import score
 from medmeta.training.checkpoint import RunError
@@ -123,11 +124,7 @@ def finish(bundle: str | os.PathLike[str], weights: Mapping[str, Tensor], out: s
     """
     from monai.bundle import ConfigParser
 
-    folder = Path(out)
-    if folder.exists():
-        raise RunError(
-            f"a folder that does not exist: {folder.name}", found="one that does", cure="Name another."
-        )
+    folder = new_folder(out, RunError)
     parser = ConfigParser()
     parser.read_config(Path(bundle) / "configs" / "train.json")
     parser["bundle_root"] = str(bundle)
