@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from medmeta.episodes import Episode, Examples
 from medmeta.learners import create_learner
@@ -149,6 +150,18 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
 
 
+def products(side: Side) -> float:
+    """Multiplications and additions of a side's convolutions and matrix products."""
+
+    def plain(image: Any, kernel: Any, size: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * image[0] * kernel[0] * kernel[1] * torch.Size([*image[2:], *size]).numel()
+
+    formulas = {torch.ops.aten.slow_conv_transpose3d: plain}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        side()
+    return counter.get_total_flops()
+
+
 def peak(expression: str) -> float:
     """Peak memory in MiB that a side adds, in a process of its own (Linux sets its high-water mark back)."""
     code = (
@@ -189,6 +202,7 @@ def compare(rounds: int) -> list[dict[str, Any]]:
                 "over higher": ratio(seconds, "higher", "medmeta"),
                 "over torchopt": ratio(seconds, "torchopt", "medmeta"),
                 "first over second": ratio(seconds, "medmeta", "first order"),
+                "counted": products(sides["medmeta"]) / products(sides["first order"]),
                 "peak MiB": {
                     "medmeta": peak(f"m.ours({name!r}, {steps}, 'second', 'auto')"),
                     "higher": peak(f"m.by_higher({name!r}, {steps})"),
@@ -239,7 +253,17 @@ def main() -> None:
     seconds = {threads: adapting(threads) for threads in sorted({1, min(2, os.cpu_count() or 1)})}
     console = Console(width=120)
     table = Table(title=f"one meta-gradient, second order, 1 thread, {rounds} interleaved rounds")
-    heads = ("", "medmeta s", "higher ×", "torchopt ×", "first order ×", "MiB", "higher MiB", "torchopt MiB")
+    heads = (
+        "",
+        "medmeta s",
+        "higher ×",
+        "torchopt ×",
+        "first order ×",
+        "counted ×",
+        "MiB",
+        "higher MiB",
+        "torchopt MiB",
+    )
     for column in heads:
         table.add_column(column)
     for row in rows:
@@ -249,6 +273,7 @@ def main() -> None:
             f"{row['over higher']:.2f}",
             f"{row['over torchopt']:.2f}",
             f"{row['first over second']:.2f}",
+            f"{row['counted']:.2f}",
             *[f"{row['peak MiB'][n]:.0f}" for n in ("medmeta", "higher", "torchopt")],
         )
     console.print(table)
