@@ -9,6 +9,7 @@ where torch works out a derivative by the image that nobody asked for.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from medmeta.learners.phases import doubles, kernel_slope
 
+WIDE = 4
+"""Taps along an axis up to which no kernel's slope was found wrong."""
 FEW = 4
 """Channels of output below which an up-sampling layer runs plain: its fast kernel would compute eight."""
 
@@ -127,9 +130,23 @@ def _slopes(
     asked = [wanted[0], wanted[1] and not apart, False]
     found = (None, None, None)
     if any(asked):
-        found = torch.ops.aten.convolution_backward(slope, image, weight, None, *how, asked)
+        quick = not _overreaches(max(slope.shape[2:], image.shape[2:]), weight.shape[2:], how[0])
+        with nullcontext() if quick else torch.backends.mkldnn.flags(False, None, None, None):
+            found = torch.ops.aten.convolution_backward(slope, image, weight, None, *how, asked)
     by_weight = kernel_slope(slope, image) if apart else found[1]
     return None if found[0] is None else _last(found[0]), by_weight
+
+
+def _overreaches(fine: tuple[int, ...], kernel: tuple[int, ...], stride: list[int]) -> bool:
+    """Whether a wide kernel takes steps about as long as the image: oneDNN then leaves parts of the
+    kernel's slope unwritten, or writes past its end (MedNeXt's kernels of 7 on five to seven voxels).
+
+    Example:
+        >>> _overreaches((7, 7, 7), (7, 7, 7), [2, 2, 2]), _overreaches((7, 7, 7), (3, 3, 3), [2, 2, 2])
+        (True, False)
+    """
+    axes = zip(fine, kernel, stride, strict=True)
+    return any(step > 1 and taps > WIDE and size <= taps + step for size, taps, step in axes)
 
 
 def convolution(

@@ -132,25 +132,47 @@ def test_every_segmenter_learns_on_a_unet(name: str, dims: int) -> None:
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("kind", ["SegResNet", "BasicUNet", "DynUNet", "MedNeXt"])
-@pytest.mark.parametrize("name", SEGMENT)
-def test_every_segmenter_takes_every_network(name: str, kind: str) -> None:
-    learner, task = make(name, monai_network(kind, 2, 32).float(), 2), episode(lesions, side=32)
-    if name != "finetune-scratch":
+def learns(learner: Learner, task: Episode) -> torch.Tensor:
+    """One outer step, whose loss and slopes must say something, then adapting; gives the queries' logits."""
+    if learner.name != "finetune-scratch":
         assert torch.isfinite(learner.backward([task], scale=1.0)).all()
-    assert learner.adapt(task.support)(task.query.image).shape == (2, 2, 32, 32)
+        slopes = [p.grad for p in learner.parameters() if p.grad is not None]
+        assert any(bool(s.any()) for s in slopes)
+        assert all(bool(torch.isfinite(s).all()) for s in slopes)
+    logits = learner.adapt(task.support)(task.query.image)
+    assert torch.isfinite(logits).all()
+    return logits
 
 
-@pytest.mark.parametrize("kind", ["DenseNet", "ViT"])
-@pytest.mark.parametrize("name", ALL)
-def test_every_classifier_takes_every_network_and_ragged_shots(name: str, kind: str) -> None:
-    support = pictures(5, side=32)
+def pairs(names: tuple[str, ...], kinds: tuple[str, ...], quick: tuple[str, ...]) -> list[object]:
+    """Learners times networks in 2D and 3D; those in 3D that take long are slow."""
+    return [
+        pytest.param(name, kind, dims, marks=[pytest.mark.slow] * (dims == 3 and kind not in quick))
+        for name in names
+        for kind in kinds
+        for dims in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dims"),
+    pairs(SEGMENT, ("SegResNet", "BasicUNet", "DynUNet", "MedNeXt"), quick=("SegResNet",)),
+)
+def test_every_segmenter_takes_every_network(name: str, kind: str, dims: int) -> None:
+    side = 32 if dims == 2 or kind == "BasicUNet" else 16  # four halvings must leave more than one voxel
+    learner = make(name, monai_network(kind, dims, side).float(), 2)
+    task = episode(lesions, n=2, side=side, dims=dims)
+    assert learns(learner, task).shape == (2, 2, *[side] * dims)
+
+
+@pytest.mark.parametrize(("name", "kind", "dims"), pairs(ALL, ("DenseNet", "ViT"), quick=("ViT",)))
+def test_every_classifier_takes_every_network_and_ragged_shots(name: str, kind: str, dims: int) -> None:
+    side = 32 if dims == 2 else 16
+    support = pictures(5, side=side, dims=dims)
     ragged = Examples(support.image, torch.tensor([0, 0, 0, 1, 0]), support.classes)
-    learner = make(name, monai_network(kind, 2, 32).float(), 2)
-    if name != "finetune-scratch":
-        loss = learner.backward([Episode(ragged, pictures(3, side=32, seed=4))], scale=1.0)
-        assert torch.isfinite(loss).all()
-    assert learner.adapt(ragged)(support.image).shape == (5, 2)
+    learner = make(name, monai_network(kind, dims, side).float(), 2)
+    task = Episode(ragged, pictures(3, side=side, dims=dims, seed=4))
+    assert learns(learner, task).shape == (3, 2)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -462,6 +462,26 @@ def test_the_first_layer_of_pictures_has_torchs_derivatives(groups: int) -> None
     assert convolution(image.requires_grad_(), weight) is None  # torch's own is as quick there
 
 
+@pytest.mark.parametrize("size", [3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_a_wide_kernel_on_a_small_image_has_a_slope(size: int, groups: int) -> None:
+    """In single precision, where torch's quick kernel leaves parts of it as the memory was."""
+    from medmeta.learners.convolution import convolution, transposed
+
+    image, weight = random(2, 16, size, size, size), random(16, 16 // groups, 7, 7, 7, seed=1)
+    for layer in (convolution, transposed):
+        found = []
+        for kind in (torch.float64, torch.float32):
+            given = [t.detach().to(kind).requires_grad_() for t in (image, weight)]
+            out = layer(*given, None, 2, 3, groups=groups)
+            assert out is not None
+            dirt = [torch.full((2**18,), float("nan")) for _ in range(8)]
+            del dirt
+            found.append(torch.autograd.grad(out.square().sum(), given))
+        for right, ours in zip(*found, strict=True):
+            close(ours.double(), right, 1e-5)
+
+
 @pytest.mark.parametrize("others", [2, 4])  # few channels run plain
 def test_the_up_sampling_layer_has_torchs_derivatives(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmeta.learners import phases
