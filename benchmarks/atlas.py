@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ from medmeta.episodes.augment import augment_episode
 from medmeta.episodes.selfsupervised import SuperpixelSource
 from medmeta.evaluation import Trees, clustered
 from medmeta.learners import create_learner, tune_rates
+from medmeta.learners.evidence import learn
 from medmeta.learners.gradient import GradientLearner
+from medmeta.learners.one_organ import surest
+from medmeta.learners.regions import sources
 from medmeta.learners.tuning import score
 from medmeta.networks import build, unet
 from medmeta.training.outer import Progress, Schedule, meta_train
@@ -148,7 +151,10 @@ class AtlasSource:
         patients = len(set(own.patients))
         shot = min(1 + int(torch.randint(5, (1,), generator=g)), max(1, patients - 1))
         support, query = own.draw(shot, self.query, g)
-        moved = augment_episode(Episode(own.pick(support), own.pick(query)), MOVED, g)
+        plain = Episode(own.pick(support), own.pick(query))
+        moved = augment_episode(plain, MOVED, g)
+        if not bool((moved.support.label > 0).any()):  # moved out of sight, or between two pixels
+            moved = plain
         moved = recoloured(moved, g)
         return Episode(celled(moved.support), celled(moved.query))
 
@@ -173,6 +179,23 @@ def recoloured(episode: Episode, generator: torch.Generator) -> Episode:
     return Episode(change(episode.support), change(episode.query))
 
 
+@dataclass(frozen=True)
+class Pool:
+    """A few hundred training episodes that come again and again, for a learner that remembers them."""
+
+    sets: tuple[Atlas, ...]
+    seed: int
+    each: int
+    query: int = 4
+
+    def __getitem__(self, index: int) -> Episode:
+        number = index % (self.each * len(SHOTS) * len(self.sets))
+        own, turn = self.sets[number % len(self.sets)], number // len(self.sets)
+        shot = min(SHOTS[turn % len(SHOTS)], len(set(own.patients)) - 1)
+        support, query = own.draw(shot, self.query, generator_of(self.seed, 500, number))
+        return Episode(own.pick(support), own.pick(query))
+
+
 class Copied:
     """The floor: pixels that most support masks have."""
 
@@ -180,6 +203,35 @@ class Copied:
         share = (support.label > 0).float().mean(0)
         vote = torch.stack([0.5 - share, share - 0.5 + 1e-6])
         return lambda image: vote.expand(len(image), *vote.shape)
+
+
+class Placed:
+    """A stronger floor: trees that know the place, too, and 20 more looks."""
+
+    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
+        found = learn(support.image, (support.label > 0).numpy(), 0)
+        assert found is not None, "a support shows the target"
+
+        def predictor(image: Tensor) -> Tensor:
+            said = torch.from_numpy(found(image)[:, 0])
+            return torch.stack([-said, said], 1)
+
+        return predictor
+
+
+class Surest:
+    """Evidence as "ours" has it, and no ranker: the piece for which it speaks most."""
+
+    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
+        found = learn(support.image, (support.label > 0).numpy(), 0)
+        assert found is not None, "a support shows the target"
+
+        def predictor(image: Tensor) -> Tensor:
+            said = torch.from_numpy(np.stack([sources(odds)[1] for odds in found(image)]))
+            share = torch.stack([-said, said], 1).mul(2).softmax(1)
+            return torch.cat([surest(one[None]) for one in share])
+
+        return predictor
 
 
 CELL = 2
@@ -232,11 +284,8 @@ class Kept:
     def note(self, record: dict[str, Any]) -> None: ...
 
 
-def trained(
-    name: str, options: Mapping[str, Any], source: AtlasSource, steps: int, file: Path, seed: int
-) -> Any:
+def trained(learner: Any, source: AtlasSource | Pool, steps: int, file: Path) -> Any:
     """Train a learner, go on with what an earlier run left, or take what it finished."""
-    learner: Any = create_learner(name, network(seed), **options)
     if file.exists():
         learner.load_state_dict(load_file(file))
         return learner
@@ -265,18 +314,20 @@ def trained(
 
 # --- the methods of one split -------------------------------------------------------------------
 
+DESCRIBED: dict[bytes, Any] = {}
+"""What "ours" remembers of training episodes, shared by the splits: nothing of it is learnt."""
 RATE = 3e-3
-"""Of Adam in both trainings."""
-RATES, STEPS = (2e-3,), (0, 10, 30)
+"""Of Adam in all trainings."""
+RATES, STEPS = (2e-3,), (0, 10, 30, 100)
 BASE = {"folds": 0, "views": 2, "mirrors": True, "trees": 30, "part": 0.5}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "ours": {},
-    "ours, steps by leaving out": {"folds": 2},
-    "ours without trees": {"trees": 0},
-    "ours without trees, mirrors": {"mirrors": False, "trees": 0},
+    "refined ridge": {},
+    "refined ridge, steps by leaving out": {"folds": 2},
+    "refined ridge without trees": {"trees": 0},
+    "refined ridge without trees, mirrors": {"mirrors": False, "trees": 0},
     "ridge head alone": {"mirrors": False, "trees": 0, "steps": 0},
 }
-SWAPPED = "pre-trained, adapted our way"
+SWAPPED = "pre-trained, refined"
 
 
 @dataclass
@@ -362,29 +413,46 @@ def by_shot(learner: Any, found: Mapping[str, Mapping[str, Any]], options: Mappi
 
 def methods(own: Split, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is compared, ready to adapt."""
-    made: dict[str, Any] = {"copied mask": Copied(), "pixel trees": Trees()}
+    made: dict[str, Any] = {
+        "copied mask": Copied(),
+        "pixel trees": Trees(),
+        "pixel trees with more looks and the place": Placed(),
+        "surest piece, no ranker": Surest(),
+    }
     if args.floors:
         return made
     folder, seed = args.out / own.key, args.seed
     folder.mkdir(parents=True, exist_ok=True)
-    pseudo = SuperpixelSource([i for s in own.train for i in s.image], seed=seed, size=60)
-    source = AtlasSource(own.train, seed, pseudo, args.pseudo)
-    plain = replace(source, share=0.0)
-    ordinary = trained("pretrain-finetune", {}, plain, args.steps, folder / "pretrained.safetensors", seed)
-    meta = trained("refined-ridge", BASE, source, args.steps, folder / "meta.safetensors", seed)
+    ours: Any = create_learner("ranked-regions", network(seed), seed=seed)
+    ours.described = DESCRIBED
+    pool = Pool(own.train, seed, args.pool)
+    made["ours"] = trained(ours, pool, args.rank_steps, folder / "ranked.safetensors")
+    plain = AtlasSource(own.train, seed)
+    ordinary = create_learner("pretrain-finetune", network(seed))
+    ordinary = trained(ordinary, plain, args.steps, folder / "pretrained.safetensors")
     for name, learner in (
         ("from scratch", create_learner("finetune-scratch", network(seed))),
         ("pre-trained, fine-tuned", ordinary),
     ):
         found = chosen(own, learner, seed, folder / f"{name.replace(' ', '_')}.json")
         made[name] = by_shot(learner, found, {})
-    found = chosen(own, meta, seed, folder / "meta.json")
-    for name, options in VARIANTS.items():
-        if name in args.variants:
-            made[name] = by_shot(meta, found, options)
+    made.update(refined(own, ordinary, args, folder))
+    return made
+
+
+def refined(own: Split, ordinary: Any, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """``refined-ridge`` in the variants asked for, meta-trained as long as the ordinary network."""
+    made: dict[str, Any] = {}
+    if set(args.variants) & set(VARIANTS):
+        pseudo = SuperpixelSource([i for s in own.train for i in s.image], seed=args.seed, size=60)
+        source = AtlasSource(own.train, args.seed, pseudo, args.pseudo)
+        meta = create_learner("refined-ridge", network(args.seed), **BASE)
+        meta = trained(meta, source, args.steps, folder / "meta.safetensors")
+        found = chosen(own, meta, args.seed, folder / "meta.json")
+        made = {name: by_shot(meta, found, VARIANTS[name]) for name in VARIANTS if name in args.variants}
     if SWAPPED in args.variants:  # is it the meta-training, or the way of adapting?
         body = create_learner("refined-ridge", ordinary.network, **BASE)
-        made[SWAPPED] = by_shot(body, chosen(own, body, seed, folder / "swapped.json"), {})
+        made[SWAPPED] = by_shot(body, chosen(own, body, args.seed, folder / "swapped.json"), {})
     return made
 
 
@@ -503,12 +571,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two draws, short training: does it run?")
     parser.add_argument("--floors", action="store_true", help="copied mask and pixel trees alone, all sets")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--variants", nargs="+", default=["ours"], choices=[*VARIANTS, SWAPPED])
+    parser.add_argument("--variants", nargs="+", default=[], choices=[*VARIANTS, SWAPPED])
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--queries", type=int, default=4, help="images of other patients judged a draw")
+    parser.add_argument("--steps", type=int, default=1000, help="of two episodes, trainings of networks")
+    parser.add_argument("--rank-steps", type=int, default=1500, help="of two episodes, training of ours")
     parser.add_argument(
-        "--steps", type=int, default=250, help="outer steps of two episodes, both trainings alike"
+        "--pool", type=int, default=6, help="training episodes of a type and number of labels"
     )
     parser.add_argument("--pseudo", type=float, default=0.2, help="share of superpixel episodes")
     parser.add_argument("--seed", type=int, default=0)
@@ -520,6 +590,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.quick:
         args.draws, args.steps, args.queries = min(args.draws, 2), min(args.steps, 60), min(args.queries, 3)
+        args.pool, args.rank_steps = 1, 200
     sets = read(args.atlas)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "episodes.jsonl"

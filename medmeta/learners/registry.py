@@ -20,6 +20,7 @@ from medmeta.learners.inner import OPTIONS, inner_from
 from medmeta.learners.local_prototype import LocalPrototypeLearner
 from medmeta.learners.protocol import Learner, LearnerError
 from medmeta.learners.prototype import PrototypeLearner
+from medmeta.learners.ranked_regions import RankedRegionsLearner
 from medmeta.learners.refined import RefinedRidgeLearner
 from medmeta.learners.remembering import MemoryLearner
 from medmeta.learners.ridge import RidgeLearner
@@ -67,6 +68,7 @@ PRESETS: Mapping[str, Preset] = {
     "refined-ridge": _other(RefinedRidgeLearner),
     "local-prototype": _other(LocalPrototypeLearner),
     "body-trees": _other(BodyTreesLearner),
+    "ranked-regions": _other(RankedRegionsLearner),
     "in-context": _other(InContextLearner),
     "mann": _other(MemoryLearner, CLASSIFY),
     "finetune-scratch": _gradient(head="zeros", order="none", **_TUNED),

@@ -19,7 +19,7 @@ from medmeta.networks import build, unet
 from medmeta.volumes import Plan
 
 BLOCKED = Path(__file__).with_name("without_medmeta.py")
-STAYS = {("mann", "classification")} | {
+STAYS = {("mann", "classification"), ("ranked-regions", "segmentation")} | {
     (name, task) for name in ("local-prototype", "in-context") for task in ("classification", "segmentation")
 }
 GROWN = {("body-trees", "segmentation")}  # trees are written down nowhere: only pickle could read them

@@ -29,7 +29,7 @@ ALL = learner_names()
 SEGMENT = learner_names("segmentation")
 FREE = [n for n in ALL if n in ("proto-maml", "prototypical", "ridge", "matching", "finetune-scratch")]
 COMPARING = {"local-prototype", "in-context"}  # predictors that need medmeta
-GROWN = {"body-trees"}  # the same where they segment; to classify they are ridge
+GROWN = {"body-trees", "ranked-regions"}  # the same where they segment; to classify they are ridge
 NAMED = {"pretrain-linear", "pretrain-finetune"}
 
 
