@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 FLAT = 1e-6
 """Deviation of a feature that does not vary within a scan, as where the backbone gives one vector."""
-_SPREAD = 0.25
-"""Least spread of the logarithms of support distances: a few of them may lie close by chance."""
+_SPREAD, _WEIGHT = 0.6, 8
+"""Spread of the logarithms of support distances that is expected beforehand (of a distance by two independent
+features it is 0.64), and how many patients that counts as: of three alone, a spread says next to nothing.
+Chosen on hippocampi and abdominal MR (benchmarks/abstain.py), so that 1 in 20 like the support is flagged."""
 
 
 class Moments:
@@ -116,8 +118,9 @@ class Likeness:
 def likeness(scans: Sequence[Tensor], own: int) -> Likeness:
     """Describe a support and set the thresholds from its own leave-one-out distances.
 
-    A threshold is the upper end of a one-sided 97.5 % prediction interval (Student's t, of the logarithms)
-    for the distance of one more scan: 95 % for the two together.
+    A threshold is the upper end of a one-sided 97.5 % prediction interval for the distance of one more scan
+    (Student's t, of the logarithms, with what is expected of their spread beforehand): 95 % for the two
+    together.
 
     Args:
         scans: ``(2, feature)`` each, one a patient.
@@ -139,8 +142,9 @@ def _upper(distances: Sequence[float]) -> float:
 
     n = len(distances)
     logs = torch.tensor(distances, dtype=torch.float64).clamp(1e-9).log()
-    spread = max(float(logs.std()), _SPREAD)
-    return math.exp(float(logs.mean()) + float(t.ppf(0.975, n - 1)) * spread * (1 + 1 / n) ** 0.5)
+    freedom = _WEIGHT + n - 1
+    spread = math.sqrt((_WEIGHT * _SPREAD**2 + float((logs - logs.mean()).square().sum())) / freedom)
+    return math.exp(float(logs.mean()) + float(t.ppf(0.975, freedom)) * spread * (1 + 1 / n) ** 0.5)
 
 
 def _centre(scans: Sequence[Tensor]) -> Tensor:
