@@ -196,7 +196,8 @@ def _step(
     mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
     optimiser.zero_grad(set_to_none=False)
     try:
-        losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
+        with _drawn_by(numbers[0] + ranks.rank):
+            losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
             raise
@@ -214,6 +215,15 @@ def _step(
         group["lr"] = schedule.rate_at(step)
     optimiser.step()
     return losses
+
+
+@contextmanager
+def _drawn_by(seed: int) -> Iterator[None]:
+    """What a network draws itself (dropout) depends on the step alone: a resumed run draws the same."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _validate(

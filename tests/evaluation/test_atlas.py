@@ -6,11 +6,13 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from medmeta.episodes import Episode, Examples
+from medmeta.learners import create_learner
 from medmeta.training.outer import Schedule, Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,10 +77,15 @@ def test_stopped_training_goes_on_to_the_same_weights(
     atlas: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(atlas, "Schedule", lambda **given: Schedule(**{**given, "save_every": 2}))
-    straight = atlas.trained("refined-ridge", {}, _Source(), 4, tmp_path / "one.safetensors", 0)
+
+    def trained(file: str, stop: int | None = None) -> Any:
+        learner = create_learner("refined-ridge", atlas.network(0))
+        return atlas.trained(learner, _Source(stop=stop), 4, tmp_path / file)
+
+    straight = trained("one.safetensors")
     with pytest.raises(Stopped):
-        atlas.trained("refined-ridge", {}, _Source(stop=6), 4, tmp_path / "two.safetensors", 0)
+        trained("two.safetensors", stop=6)
     assert not (tmp_path / "two.safetensors").exists()
-    resumed = atlas.trained("refined-ridge", {}, _Source(), 4, tmp_path / "two.safetensors", 0)
+    resumed = trained("two.safetensors")
     for name, weight in straight.state_dict().items():
         assert resumed.state_dict()[name].equal(weight), name

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes import Episode, Examples
-from medmeta.learners import Learner
+from medmeta.learners import Learner, create_learner
 from medmeta.training import RunError, Schedule, Stopped, meta_train
+from medmeta.training.outer import Progress
 from medmeta.training.run import Folder
 from tests.training.phantoms import Points, learner, tensors
 
@@ -227,3 +228,30 @@ def test_other_errors_come_as_they_are() -> None:
 
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         meta_train(Wrong(), Points(), SCHEDULE)
+
+
+def test_dropout_draws_the_same_after_a_stop() -> None:
+    """Another state of torch's own generator on the way in; every weight is that of a run without a stop."""
+
+    def made() -> tuple[Any, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        own: Any = create_learner("ridge", nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Linear(16, 4)))
+        return own, torch.optim.Adam(own.parameters(), lr=1e-2)
+
+    class Stops(Points):
+        def __getitem__(self, index: int) -> Any:
+            if index == 6:
+                raise Stopped
+            return super().__getitem__(index)
+
+    schedule = Schedule(steps=6, meta_batch=2)
+    (straight, first), (resumed, second) = made(), made()
+    meta_train(straight, Points(), schedule, optimiser=first)
+    progress = Progress()
+    with pytest.raises(Stopped):
+        meta_train(resumed, Stops(), schedule, optimiser=second, progress=progress)
+    assert progress.step == 3
+    torch.manual_seed(99)
+    meta_train(resumed, Points(), schedule, optimiser=second, progress=progress)
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
