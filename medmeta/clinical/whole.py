@@ -224,7 +224,7 @@ def _near(
 ) -> list[tuple[int, int]] | None:
     """The native box that may hold anything but background: where it is likeliest at all corners, it is
     likeliest between them."""
-    hot = (soft.argmax(0) > 0).any(2)
+    hot = (soft[1:].amax(0) > soft[0]).any(2)  # argmax over the first axis takes ten times as long
     if not bool(hot.any()):
         return None
     box = [(0, n) for n in shape]
