@@ -205,33 +205,32 @@ class Copied:
         return lambda image: vote.expand(len(image), *vote.shape)
 
 
-class Placed:
+@dataclass(frozen=True)
+class Spoken:
+    """The evidence that "ours" begins with, and no ranker.
+
+    Args:
+        told: makes log-odds of the target ``(side, side)`` an answer ``(2, side, side)``.
+    """
+
+    told: Callable[[Any], Tensor]
+
+    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
+        found = learn(support.image, (support.label > 0).numpy(), 0)
+        assert found is not None, "a support shows the target"
+        return lambda image: torch.stack([self.told(odds) for odds in found(image)])
+
+
+def placed(odds: Any) -> Tensor:
     """A stronger floor: trees that know the place, too, and 20 more looks."""
-
-    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
-        found = learn(support.image, (support.label > 0).numpy(), 0)
-        assert found is not None, "a support shows the target"
-
-        def predictor(image: Tensor) -> Tensor:
-            said = torch.from_numpy(found(image)[:, 0])
-            return torch.stack([-said, said], 1)
-
-        return predictor
+    said = torch.from_numpy(odds[0])
+    return torch.stack([-said, said])
 
 
-class Surest:
-    """Evidence as "ours" has it, and no ranker: the piece for which it speaks most."""
-
-    def adapt(self, support: Examples) -> Callable[[Tensor], Tensor]:
-        found = learn(support.image, (support.label > 0).numpy(), 0)
-        assert found is not None, "a support shows the target"
-
-        def predictor(image: Tensor) -> Tensor:
-            said = torch.from_numpy(np.stack([sources(odds)[1] for odds in found(image)]))
-            share = torch.stack([-said, said], 1).mul(2).softmax(1)
-            return torch.cat([surest(one[None]) for one in share])
-
-        return predictor
+def surest_piece(odds: Any) -> Tensor:
+    """The piece for which the mean of all speaks most."""
+    said = torch.from_numpy(sources(odds)[1])
+    return surest(torch.stack([-said, said]).mul(2).softmax(0)[None])[0]
 
 
 CELL = 2
@@ -416,8 +415,8 @@ def methods(own: Split, args: argparse.Namespace) -> dict[str, Any]:
     made: dict[str, Any] = {
         "copied mask": Copied(),
         "pixel trees": Trees(),
-        "pixel trees with more looks and the place": Placed(),
-        "surest piece, no ranker": Surest(),
+        "pixel trees with more looks and the place": Spoken(placed),
+        "surest piece, no ranker": Spoken(surest_piece),
     }
     if args.floors:
         return made

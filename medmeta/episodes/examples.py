@@ -72,6 +72,11 @@ class Examples:
         return self.label.ndim > 1
 
     @property
+    def has_extent(self) -> bool:
+        """Whether there is more than one voxel to label."""
+        return self.label.shape[1:].numel() > 1
+
+    @property
     def shot(self) -> tuple[int, ...]:
         """How many examples show each class."""
         flat = self.label.reshape(len(self.label), -1)

@@ -82,6 +82,15 @@ def still(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's own generators draw by a seed, and go on afterwards as if nothing had been drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
 def parameter_like(network: nn.Module) -> Tensor:
     """Give a tensor on the device and in the precision of a network.
 

@@ -195,7 +195,7 @@ class BodyTreesLearner(RidgeLearner):
     def adapt(self, support: Examples) -> LinearPredictor | BodyTreesPredictor:  # type: ignore[override]
         """Grow trees on the support; the learner stays bitwise the same."""
         check_support(support)
-        if support.label[0].numel() < 2:
+        if not support.has_extent:
             return super().adapt(support)
         support = in_order(support)
         with still(self.network):

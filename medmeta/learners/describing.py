@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medmeta.learners.body import Maps, Mask
 from medmeta.learners.evidence import SPEAKERS
-from medmeta.learners.regions import Maps, Mask, Picture, Region, Shape, around, shape_of, sources
+from medmeta.learners.regions import KINDS, Picture, Region, Shape, Site, shape_of
 
 SOURCES = 3 + SPEAKERS
 LIKELY = 99.5
 """Percentile of a map that stands for its highest values."""
 NARROW = 1 / 32
 """Of the image's mean side: how far masks of the support are smoothed to say where a tumour may lie."""
-KINDS = 13
-"""Numbers of a :class:`Shape`, its place left out."""
-SIZE = 3 * KINDS + 1 + 4 * SPEAKERS + 5 + SOURCES + 2 + SPEAKERS + 6 + 1
+SIZE = 3 * len(KINDS) + 1 + 4 * SPEAKERS + 5 + SOURCES + 2 + SPEAKERS + 6 + 1
 """Numbers that a region is described by."""
 
 
@@ -28,7 +27,7 @@ class Known:
     """The support's tumours as regions.
 
     Args:
-        shapes: ``(m, 13)``, one for each support image that shows the tumour.
+        shapes: ``(m, kinds)``, one for each support image that shows the tumour.
         places: ``(m, axes)``.
         likely: ``(*voxel)`` where masks lie, 1 at most.
         shot: number of support images.
@@ -42,7 +41,7 @@ class Known:
     @staticmethod
     def of(images: Maps, masks: Mask) -> Known:
         """Measure support images ``(n, *voxel)`` by their masks, not all empty."""
-        shown = [shape_of(m, Picture.of(i)) for i, m in zip(images, masks, strict=True) if m.any()]
+        shown = [shape_of(Site.of(m), Picture.of(i)) for i, m in zip(images, masks, strict=True) if m.any()]
         width = NARROW * float(np.mean(masks.shape[1:]))
         likely = ndimage.gaussian_filter(masks.mean(0).astype(np.float32), width)
         return Known(
@@ -53,12 +52,12 @@ class Known:
         )
 
 
-def describe(found: Sequence[Region], odds: Maps, image: Maps, known: Known) -> NDArray[np.float32]:
+def describe(found: Sequence[Region], maps: Maps, image: Maps, known: Known) -> NDArray[np.float32]:
     """Describe every region of an image, and last the answer that there is none.
 
     Args:
-        found: regions cut from ``odds``.
-        odds: ``(speakers, *voxel)``.
+        found: regions cut from ``maps``.
+        maps: ``(3 + speakers, *voxel)`` of :func:`medmeta.learners.regions.sources`.
         image: ``(*voxel)``.
         known: the support's tumours.
 
@@ -66,7 +65,7 @@ def describe(found: Sequence[Region], odds: Maps, image: Maps, known: Known) -> 
         ``(regions + 1, SIZE)``; the numbers of any image size, number of axes and intensity unit alike are
         small: shares, logarithms, spreads.
     """
-    scene = _Scene.of(odds, image, known)
+    scene = _Scene.of(maps, image, known)
     common = scene.common()
     rows = [np.concatenate([scene.told(r), common, [0.0]]) for r in found]
     rows.append(np.concatenate([np.zeros(SIZE - 1 - len(common)), common, [1.0]]))
@@ -83,20 +82,19 @@ class _Scene:
     known: Known
 
     @staticmethod
-    def of(odds: Maps, image: Maps, known: Known) -> _Scene:
-        maps = sources(odds)
+    def of(maps: Maps, image: Maps, known: Known) -> _Scene:
         axes = tuple(range(1, maps.ndim))
         return _Scene(Picture.of(image), maps, np.maximum(maps[3:], 0).sum(axes) + 1, known)
 
     def told(self, region: Region) -> NDArray[np.float64]:
         """Its shape, that beside the support's, who speaks for it, and where it was cut."""
-        shape = shape_of(region.mask, self.picture)
-        where, inside, about = around(region.mask)
-        own = self.maps[(slice(None), *where)]
-        within = own[3:, inside].mean(1)
-        beside = own[3:, about].mean(1)
-        share = np.maximum(own[3:, inside], 0).sum(1) / self.total
-        mean = own[1][inside]
+        site = Site.of(region.mask)
+        shape = shape_of(site, self.picture)
+        own = self.maps[(slice(None), *site.where)]
+        within = own[3:, site.inside].mean(1)
+        beside = own[3:, site.about].mean(1)
+        share = np.maximum(own[3:, site.inside], 0).sum(1) / self.total
+        mean = own[1][site.inside]
         cut = [float(mean.max()), float(np.percentile(mean, 10)), region.level, region.rank, region.part]
         source = np.eye(SOURCES)[region.source]
         likely = self.known.likely[region.mask]
@@ -113,12 +111,12 @@ class _Scene:
     def common(self) -> NDArray[np.float64]:
         """What holds of all regions of the image."""
         top = [float(np.percentile(m, LIKELY)) for m in self.maps[3:]]
-        shapes = self.known.shapes
-        size, contrast = shapes[:, 0], shapes[:, 7]
+        by_kind = dict(zip(KINDS, self.known.shapes.T, strict=True))
+        size, contrast = by_kind["size"], by_kind["contrast_in_spreads"]
         held = np.log((self.maps[1] > 0).mean() + 1 / self.maps[1].size) - size.mean()
-        spread = [float(size.std()), float(shapes[:, 4].std())]
+        spread = [float(size.std()), float(by_kind["mean"].std())]
         more = [held, *spread, contrast.mean(), size.mean(), self.known.shot]
         return np.array([*top, *more])
 
 
-__all__ = ["KINDS", "SIZE", "Known", "describe"]
+__all__ = ["SIZE", "Known", "describe"]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
+from medmeta.learners.body import Maps
 from medmeta.learners.forest import Forest
 from medmeta.learners.growing import Growing, Points, sampled
-from medmeta.learners.seen import Maps, gathered, voxel_looks, voxel_places
+from medmeta.learners.seen import gathered, voxel_looks, voxel_places
 
 VOXELS = 4000
 """Voxels of each support example that are learnt from, half of them of the tumour where it has so many."""

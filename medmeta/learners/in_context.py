@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import Piece, check_support, parameter_like, still, whole
+from medmeta.learners.batch import Piece, check_support, parameter_like, seeded, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.local_prototype import POOL, onto, places, pooled
 from medmeta.learners.loss import example_loss
@@ -235,8 +235,7 @@ class InContextLearner(EpisodicLearner):
             )
         options = {"width": width, "blocks": blocks, "stride": stride, "feature": feature, "seed": seed}
         super().__init__(name, network, options, BOTH)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.reading = Reading(network, feature or feature_size(network), width, blocks, stride)
 
     def _coarse(self, piece: Piece) -> Tensor:

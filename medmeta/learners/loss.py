@@ -96,10 +96,8 @@ def example_loss(logits: Logits, target: Tensor, share: Balance) -> Tensor:
     if not has_extent(logits):
         return entropy.reshape(len(entropy))
     space = list(range(2, logits.ndim))
-    foreground, truth = (
-        logs[:, 1:].exp(),
-        target[:, 1:],
-    )  # of the logarithms: one backward pass for both terms
+    foreground = logs[:, 1:].exp()  # of the logarithms: one backward pass for both terms
+    truth = target[:, 1:]
     voxels = truth.sum(space)
     overlap = 2 * (foreground * truth).sum(space) + SMOOTH
     dice = 1 - overlap / (foreground.sum(space) + voxels + SMOOTH)

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import check_support
-from medmeta.learners.describing import KINDS, SIZE, Known, describe
+from medmeta.learners.batch import check_support, seeded
+from medmeta.learners.body import Maps, Mask
+from medmeta.learners.describing import SIZE, Known, describe
 from medmeta.learners.evidence import Evidence, learn
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
-from medmeta.learners.regions import Maps, Mask, Region, regions, sources
+from medmeta.learners.regions import KINDS, Region, regions, sources
 from medmeta.learners.ridge import RidgeLearner
 from medmeta.learners.safeguard import in_order
 from medmeta.shape import Image, Logits
@@ -153,10 +154,10 @@ class Proposing(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[list[Region], Tensor]:
         """Regions of one image ``(channel, *voxel)`` and their descriptions ``(regions + 1, SIZE)``."""
-        odds = self.evidence(image[None])[0]
-        found = regions(sources(odds))
+        maps = sources(self.evidence(image[None])[0])
+        found = regions(maps)
         known = Known(self.shapes.numpy(), self.places.numpy(), self._likely(image.shape[1:]), self.shot)
-        return found, torch.from_numpy(describe(found, odds, image.mean(0).numpy(), known))
+        return found, torch.from_numpy(describe(found, maps, image.mean(0).numpy(), known))
 
     def _likely(self, size: torch.Size) -> Maps:
         if self.likely.shape == size:
@@ -176,7 +177,7 @@ def _proposing(
     *, looks: int, nodes: Sequence[int], places: Sequence[int], likely: Sequence[int], shot: int
 ) -> Proposing:
     """Make one that knows nothing yet, for its weights to be loaded."""
-    shapes, where = np.zeros((places[0], KINDS)), np.zeros(tuple(places))
+    shapes, where = np.zeros((places[0], len(KINDS))), np.zeros(tuple(places))
     return Proposing(Evidence(looks, nodes), Known(shapes, where, np.zeros(tuple(likely), np.float32), shot))
 
 
@@ -280,15 +281,14 @@ class RankedRegionsLearner(RidgeLearner):
             )
         self.options = {**self.options, "width": width, "members": members, "drop": drop, "seed": seed}
         self.seed = seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.ranker = Ranker(width, members, drop)
         self.described: dict[bytes, list[Told]] = {}
 
     def adapt(self, support: Examples) -> LinearPredictor | RankedRegionsPredictor:  # type: ignore[override]
         """Fit the classifiers; the learner stays bitwise the same."""
         check_support(support)
-        if support.label[0].numel() < 2:
+        if not support.has_extent:
             return super().adapt(support)
         support = in_order(support)
         proposing = [Proposing.of(support, c, self.seed) for c in range(1, len(support.classes))]
@@ -298,7 +298,7 @@ class RankedRegionsLearner(RidgeLearner):
 
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the ranking loss, mean over queries and classes; to classify, that of ``ridge``."""
-        if episode.support.label[0].numel() < 2:
+        if not episode.support.has_extent:
             return super().episode_loss(episode)
         like = next(self.ranker.parameters())
         told = self.describe(episode)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Mask = NDArray[np.bool_]
-Maps = NDArray[np.float32]
+from medmeta.learners.body import Maps, Mask
 
 LEVELS = (-0.3, 0.0, 0.25, 0.5, 0.75, 1.0, 1.3, 1.7)
 """Halved log-odds at which evidence is cut: from 35 to 97 in a hundred."""
@@ -124,8 +123,12 @@ class Shape:
     place: tuple[float, ...]
 
     def values(self) -> NDArray[np.float64]:
-        """All but the place, in their order."""
-        return np.array([getattr(self, f.name) for f in fields(self) if f.name != "place"])
+        """All but the place, in the order of :data:`KINDS`."""
+        return np.array([getattr(self, kind) for kind in KINDS])
+
+
+KINDS = tuple(f.name for f in fields(Shape) if f.name != "place")
+"""What of a shape is one number."""
 
 
 @dataclass(frozen=True)
@@ -143,33 +146,51 @@ class Picture:
         return Picture(image, slope, float(image.std()), float(slope.mean()) + 1e-6)
 
 
-def around(mask: Mask) -> tuple[tuple[slice, ...], Mask, Mask]:
-    """A region's neighbourhood: where it is, the region there, and its surroundings."""
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
-    where = tuple(slice(max(0, s.start - AROUND - 2), s.stop + AROUND + 2) for s in box)
-    inside = mask[where]
-    block = np.ones((3,) * mask.ndim, bool)
-    about = ndimage.binary_dilation(inside, block, AROUND) & ~ndimage.binary_dilation(inside, block, 1)
-    if not about.any():
-        about = ~inside if not inside.all() else inside
-    return where, inside, about
+@dataclass(frozen=True)
+class Site:
+    """A region and what is about it, cut out of the image.
+
+    Args:
+        shape: of the whole image.
+        box: the region's bounding box.
+        where: the part of the image that is cut out.
+        inside: the region, there.
+        about: its surroundings, there.
+    """
+
+    shape: tuple[int, ...]
+    box: tuple[slice, ...]
+    where: tuple[slice, ...]
+    inside: Mask
+    about: Mask
+
+    @staticmethod
+    def of(mask: Mask) -> Site:
+        """Find a region that is not empty."""
+        box = ndimage.find_objects(mask.astype(np.int8))[0]
+        where = tuple(slice(max(0, s.start - AROUND - 2), s.stop + AROUND + 2) for s in box)
+        inside = mask[where]
+        block = np.ones((3,) * mask.ndim, bool)
+        about = ndimage.binary_dilation(inside, block, AROUND) & ~ndimage.binary_dilation(inside, block, 1)
+        if not about.any():
+            about = ~inside if not inside.all() else inside
+        return Site(mask.shape, box, where, inside, about)
 
 
-def shape_of(mask: Mask, picture: Picture) -> Shape:
-    """Measure a region that is not empty."""
-    where, inside, about = around(mask)
-    size, axes = int(inside.sum()), mask.ndim
+def shape_of(site: Site, picture: Picture) -> Shape:
+    """Measure a region."""
+    where, inside, about = site.where, site.inside, site.about
+    size, axes = int(inside.sum()), inside.ndim
     faces = sum(int(np.diff(inside, axis=a).sum()) for a in range(axes))
-    box = ndimage.find_objects(mask.astype(np.int8))[0]
-    sides = [s.stop - s.start for s in box]
+    sides = [s.stop - s.start for s in site.box]
     rim = inside & ~ndimage.binary_erosion(inside, np.ones((3,) * axes, bool), border_value=1)
     values, beside = picture.image[where][inside], picture.image[where][about]
     slope = picture.slope[where]
     apart = float(values.mean() - beside.mean())
     unit = float(picture.spread * 0.3 + beside.std() + values.std()) + 1e-6
-    touched = sum((s.start == 0) + (s.stop == n) for s, n in zip(box, mask.shape, strict=True))
+    touched = sum((s.start == 0) + (s.stop == n) for s, n in zip(site.box, site.shape, strict=True))
     return Shape(
-        size=float(np.log(size / mask.size)),
+        size=float(np.log(size / np.prod(site.shape))),
         round=2 * axes * size ** ((axes - 1) / axes) / max(1, faces),
         filled=size / float(np.prod(sides)),
         long=float(np.log(max(sides) / min(sides))),
@@ -182,8 +203,11 @@ def shape_of(mask: Mask, picture: Picture) -> Shape:
         middle=float(np.median(values)),
         around=float(beside.mean()),
         inner=float(slope[inside].mean()) / picture.mean_slope,
-        place=tuple(float(c.mean()) / n for c, n in zip(np.nonzero(mask), mask.shape, strict=True)),
+        place=tuple(
+            (float(c.mean()) + w.start) / n
+            for c, w, n in zip(np.nonzero(inside), where, site.shape, strict=True)
+        ),
     )
 
 
-__all__ = ["Picture", "Region", "Shape", "around", "regions", "shape_of", "sources"]
+__all__ = ["KINDS", "Picture", "Region", "Shape", "Site", "regions", "shape_of", "sources"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.feature import hessian_matrix, hessian_matrix_eigvals
 from torch import Tensor
 
-from medmeta.learners.body import body_mask, body_places, looks
+from medmeta.learners.body import Maps, body_mask, body_places, looks
 from medmeta.learners.local_prototype import places
 from medmeta.learners.refined import pixel_features
 
-Maps = NDArray[np.float32]
 WIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations, in voxels, of the smoothings whose differences show blobs of a width."""
 CURVED = (2.0, 4.0)

@@ -17,6 +17,7 @@ from torch import nn
 
 from medmeta.episodes import Episode
 from medmeta.learners import Learner
+from medmeta.learners.batch import seeded
 from medmeta.training.checkpoint import RunError
 from medmeta.training.ranks import Ranks
 from medmeta.volumes.progress import Track, silent
@@ -196,7 +197,9 @@ def _step(
     mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
     optimiser.zero_grad(set_to_none=False)
     try:
-        with _drawn_by(numbers[0] + ranks.rank):
+        with seeded(
+            numbers[0] + ranks.rank
+        ):  # dropout: a resumed run draws the same
             losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
@@ -215,15 +218,6 @@ def _step(
         group["lr"] = schedule.rate_at(step)
     optimiser.step()
     return losses
-
-
-@contextmanager
-def _drawn_by(seed: int) -> Iterator[None]:
-    """What a network draws itself (dropout) depends on the step alone: a resumed run draws the same."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def _validate(

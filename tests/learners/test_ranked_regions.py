@@ -16,7 +16,7 @@ from medmeta.learners.describing import SIZE, Known, describe
 from medmeta.learners.evidence import learn
 from medmeta.learners.forest import Forest
 from medmeta.learners.ranked_regions import RankedRegionsLearner, ranking_loss, vote
-from medmeta.learners.regions import Picture, regions, shape_of, sources
+from medmeta.learners.regions import Picture, Site, regions, shape_of, sources
 from medmeta.networks import build, unet
 
 CLASSES = ("background", "tumour")
@@ -80,13 +80,13 @@ def test_a_region_is_measured_as_by_scikit_image() -> None:
     mask = np.zeros((40, 40), bool)
     mask[5:15, 20:26] = mask[12:15, 10:26] = True
     image = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
-    own, other = shape_of(mask, Picture.of(image)), regionprops(mask.astype(int), image)[0]
+    own, other = shape_of(Site.of(mask), Picture.of(image)), regionprops(mask.astype(int), image)[0]
     assert own.size == pytest.approx(np.log(other.area / 1600))
     assert own.filled == pytest.approx(other.extent)
     assert own.mean == pytest.approx(other.intensity_mean, abs=1e-5)
     assert own.place == pytest.approx([c / 40 for c in other.centroid])
     assert own.border == 0
-    whole = shape_of(mask[5:15, 20:26], Picture.of(image[:10, :6]))
+    whole = shape_of(Site.of(mask[5:15, 20:26]), Picture.of(image[:10, :6]))
     assert (whole.border, whole.filled) == (1, 1)
 
 
@@ -97,8 +97,8 @@ def test_a_cube_is_the_roundest_of_boxes(dims: int) -> None:
     mask, plate = np.zeros((24,) * dims, bool), np.zeros((24,) * dims, bool)
     mask[(slice(4, 12),) * dims] = True
     plate[(slice(4, 6), *(slice(4, 20),) * (dims - 1))] = True
-    assert shape_of(mask, picture).round == pytest.approx(1)
-    assert shape_of(plate, picture).round < 0.8
+    assert shape_of(Site.of(mask), picture).round == pytest.approx(1)
+    assert shape_of(Site.of(plate), picture).round < 0.8
 
 
 def test_what_is_proposed_holds_the_lesion() -> None:
@@ -107,11 +107,11 @@ def test_what_is_proposed_holds_the_lesion() -> None:
     assert evidence is not None
     known = Known.of(support.image.numpy()[:, 0], support.label.numpy() > 0)
     for image, label in zip(query.image, query.label.numpy() > 0, strict=True):
-        odds = evidence(image[None])[0]
-        found = regions(sources(odds))
+        maps = sources(evidence(image[None])[0])
+        found = regions(maps)
         best = max(2 * (r.mask & label).sum() / (r.mask.sum() + label.sum()) for r in found)
         assert best > 0.85
-        told = describe(found, odds, image[0].numpy(), known)
+        told = describe(found, maps, image[0].numpy(), known)
         assert told.shape == (len(found) + 1, SIZE)
         assert np.isfinite(told).all()
 
