@@ -197,9 +197,7 @@ def _step(
     mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
     optimiser.zero_grad(set_to_none=False)
     try:
-        with seeded(
-            numbers[0] + ranks.rank
-        ):  # dropout: a resumed run draws the same
+        with seeded(numbers[0] + ranks.rank):  # dropout: a resumed run draws the same
             losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
