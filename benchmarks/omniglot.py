@@ -7,7 +7,8 @@ of the usual 1200 training characters: compare within this table only.
     python benchmarks/omniglot.py [--learner NAME …] [--minutes 15] [--quick] [--json FILE] [--out FOLDER]
 
 A training of M minutes takes as many outer steps as M minutes of processor time hold on one thread, counted
-on a few steps beforehand. With ``--out`` it is resumable: stop it anywhere and give the same command again.
+anew after every twentieth of them. With ``--out`` it is resumable: stop it anywhere and give the same command
+again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ import json
 import os
 import sys
 import tempfile
-import time
 import warnings
 import zipfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,16 @@ warnings.filterwarnings("ignore")  # of MONAI's import
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from budget import train_for  # noqa: E402
 from matplotlib.image import imread  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
+from rich.progress import Progress, track  # noqa: E402
 from rich.table import Table  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from medmeta.episodes import Episode, Examples, generator_of  # noqa: E402
 from medmeta.learners import Learner, create_learner, learner_names, tune_rates  # noqa: E402
-from medmeta.training import Schedule, meta_train  # noqa: E402
-from medmeta.training.run import Folder  # noqa: E402
+from medmeta.training import Schedule  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "omniglot"
 SIDE = 28
@@ -248,28 +247,14 @@ def trained(name: str, minutes: float, data: Data, folder: Path, show: bool) -> 
     source = Characters(
         pages, names, recipe.ways, recipe.shots, recipe.query, moved=True, seed=1, varied=varied
     )
-    keeper = Folder(folder)
-    plan = folder / "plan.json"
-    if plan.is_file():
-        planned = json.loads(plan.read_text())
-    else:
-        steps = max(4, int(60 * minutes / seconds_a_step(learner, source, recipe)))
-        planned = {"steps": steps, "recipe": asdict(recipe), "minutes": 0.0}
-        folder.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps(planned))
-    steps = planned["steps"]
-    schedule = Schedule(steps, recipe.meta_batch, recipe.rate, save_every=max(1, steps // 20))
-    assert isinstance(learner, nn.Module)
-    optimiser = torch.optim.Adam(learner.parameters(), recipe.rate)
-    progress = keeper.restore(learner, optimiser) if (folder / "last.safetensors").is_file() else None
-    began, shown = time.process_time(), bar(name, show)
-    try:
-        meta_train(
-            learner, source, schedule, keeper=keeper, optimiser=optimiser, progress=progress, track=shown
-        )
-    finally:
-        planned["minutes"] += (time.process_time() - began) / 60
-        plan.write_text(json.dumps(planned))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe)))
+
+    def schedule(steps: int) -> Schedule:
+        return Schedule(steps, recipe.meta_batch, recipe.rate, save_every=steps)
+
+    with Progress(disable=not show) as bars:
+        train_for(learner, source, schedule, minutes, folder, bars)
     return learner
 
 
@@ -279,26 +264,6 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for option, value in options.items() if mallopt else ():
         mallopt(option, value)
-
-
-def seconds_a_step(learner: Learner, source: Characters, recipe: Recipe) -> float:
-    """Processor seconds of an outer step, on a copy."""
-    trial = copy.deepcopy(learner)
-    began = 0.0
-    for step in range(5):
-        if step == 1:  # the first one is slow
-            began = time.process_time()
-        trial.backward([source[step * recipe.meta_batch + i] for i in range(recipe.meta_batch)], scale=1.0)
-    return (time.process_time() - began) / 4 * 1.03  # and the optimiser
-
-
-def bar(name: str, show: bool) -> Any:
-    """A progress bar, or none where nobody looks."""
-
-    def tracked(items: Iterable[Any], *, description: str = "", total: int | None = None) -> Iterable[Any]:
-        return track(items, f"{name}: {description}", total, disable=not show)
-
-    return tracked
 
 
 def accuracies(learner: Learner, source: Characters, episodes: int, show: bool, what: str) -> Tensor:
@@ -357,7 +322,7 @@ def row(name: str, data: Data, arguments: argparse.Namespace, work: Path) -> dic
         made = create_learner("prototypical", network)
     else:
         made = trained(name, arguments.minutes, data, work / name, show)
-        spent = sum(json.loads(plan.read_text())["minutes"] for plan in (work / name).rglob("plan.json"))
+        spent = sum(json.loads(plan.read_text())["spent"] for plan in (work / name).rglob("plan.json")) / 60
     for way, shot in arguments.settings:
         learner = made
         if name.startswith(("pretrain", "finetune")):
