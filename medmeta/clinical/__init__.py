@@ -8,14 +8,17 @@ from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.pacs import studies
 from medmeta.clinical.predict import predict
 from medmeta.clinical.verify import verify
-from medmeta.clinical.workflow import predict_all
+from medmeta.clinical.workflow import Evaluation, Inference, inferer_of, predict_all
 
 __all__ = [
     "BundleError",
     "BundlePredictor",
+    "Evaluation",
+    "Inference",
     "adapt",
     "export",
     "hand_on",
+    "inferer_of",
     "load_bundle",
     "predict",
     "predict_all",

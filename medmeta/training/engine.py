@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from medmeta.training.events import Handlers
 from medmeta.training.run import Run
 from medmeta.training.train import Recipe, train
 from medmeta.volumes import Cohort
@@ -27,6 +29,9 @@ class Trainer:
         max_epochs: outer steps, in place of the recipe's.
         hold_out: types that no stage sees.
         device: to train on.
+        train_handlers: MONAI's, such as the MLFlowHandler that ``--tracking mlflow`` adds: an outer step is
+            an iteration and an epoch to them; the metrics of ordinary pre-training before it begin with
+            ``pretraining/``.
 
     Example:
         >>> trainer = Trainer(Cohort("none", (), Path()), Recipe(), "run", max_epochs=2)
@@ -43,6 +48,7 @@ Open a cohort with volumes.
     max_epochs: int
     hold_out: Sequence[str] = ()
     device: torch.device | None = None
+    train_handlers: Sequence[Any] = ()
 
     def run(self) -> Run:
         """Train, and leave the run folder.
@@ -51,4 +57,39 @@ Open a cohort with volumes.
             RunError, EpisodeError, VolumeError: as ``train``.
         """
         recipe = replace(self.recipe, schedule=replace(self.recipe.schedule, steps=self.max_epochs))
-        return train(self.dataset, recipe, out=self.out, hold_out=self.hold_out, device=self.device)
+        with Handlers(self.train_handlers, max_epochs=self.max_epochs) as told:
+            return train(
+                self.dataset,
+                recipe,
+                out=self.out,
+                hold_out=self.hold_out,
+                device=self.device,
+                track=_Figures(told, pretrains=recipe.warm is not None),
+            )
+
+
+class _Figures:
+    """Gives the figures of every step to handlers; shows nothing.
+
+    Args:
+        told: the handlers.
+        pretrains: whether ordinary pre-training comes before the outer loop.
+    """
+
+    def __init__(self, told: Handlers, *, pretrains: bool) -> None:
+        self._told = told
+        self._stages: Iterator[str] = iter(("pretraining/", "") if pretrains else ("",))
+        self._stage = ""
+
+    def __call__(self, items: Iterable[Any], *, description: str = "", **_: Any) -> Iterable[Any]:
+        """A stage begins."""
+        if description == "meta-training":
+            self._stage = next(self._stages)
+        return items
+
+    def note(self, record: Mapping[str, float]) -> None:
+        """A step is done."""
+        if not self._stage:
+            self._told.iteration(record)
+        figures = {f"{self._stage}{name}": value for name, value in record.items() if name != "step"}
+        self._told.epoch(figures, number=int(record["step"]))

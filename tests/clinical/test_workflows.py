@@ -84,9 +84,43 @@ def test_train_evaluate_adapt_predict(
     from monai.bundle import run
 
     for config, told in steps(name, cohort, unseen, tmp_path):
+        if config in ("evaluate", "inference"):
+            judged_or_predicted(name, config, told, tmp_path)
+            continue
         file = WORKFLOWS / name / "configs" / f"{config}.json"
         run(config_file=str(file), logging_file=False, **{"bundle_root": str(tmp_path), **told})
     check(name, tmp_path)
+
+
+def judged_or_predicted(name: str, config: str, told: Mapping[str, Any], folder: Path) -> None:
+    """Run what MONAI calls a workflow of evaluation or inference, after looking at all its properties."""
+    from monai.bundle import ConfigWorkflow
+    from monai.inferers import Inferer
+
+    workflow = ConfigWorkflow(
+        config_file=str(WORKFLOWS / name / "configs" / f"{config}.json"),
+        logging_file=False,
+        workflow_type={"evaluate": "evaluation"}.get(config, config),
+        bundle_root=str(folder),
+        **told,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.device == torch.device("cpu")
+    assert isinstance(workflow.network_def, torch.nn.Module)
+    if config == "evaluate":
+        assert workflow.evaluator.trained.learner is workflow.network_def
+        assert workflow.dataset.tumours == ("annular", "fluted", "hollow", "mottled")
+    else:
+        assert workflow.evaluator.network is workflow.network_def
+        assert list(workflow.dataset) == told["datalist"]
+        plan = workflow.network_def.plan
+        with torch.inference_mode():  # the inferer is one for this very network
+            assert (
+                len(workflow.inferer(torch.zeros(1, plan.inputs, *plan.patch), workflow.network_def)[0]) == 2
+            )
+    assert isinstance(workflow.inferer, Inferer)
+    workflow.run()
 
 
 def command(launch: Sequence[str], files: str, told: Mapping[str, Any]) -> None:

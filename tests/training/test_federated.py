@@ -114,15 +114,17 @@ def test_the_bundle_has_no_code_of_its_own_and_every_property_of_a_training() ->
     }
     from monai.bundle import ConfigWorkflow
 
-    workflow = ConfigWorkflow(
-        config_file=str(BUNDLE / "configs" / "train.json"),
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        dataset_dir=str(BUNDLE.parents[1] / "sample_data"),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    files = {"train": ("train",), "evaluation": ("train", "evaluate")}  # a client lays one over the other
+    for kind, parts in files.items():
+        workflow = ConfigWorkflow(
+            config_file=[str(BUNDLE / "configs" / f"{part}.json") for part in parts],
+            meta_file=str(BUNDLE / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type=kind,
+            dataset_dir=str(BUNDLE.parents[1] / "sample_data"),
+        )
+        workflow.initialize()
+        assert workflow.check_properties() == [], kind
 
 
 def _texts(value: Any) -> list[str]:
