@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from medmeta.episodes import generator_of
 from medmeta.episodes.examples import Examples
 from medmeta.learners.loss import Balance, balance, one_hot
 from medmeta.learners.protocol import LearnerError
@@ -83,11 +84,23 @@ def still(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let torch's own generators draw by a seed, and go on afterwards as if nothing had been drawn."""
+def seeded(seed: int, *index: int) -> Iterator[None]:
+    """Let torch's own generators draw by a seed, and go on afterwards as if nothing had been drawn.
+
+    Args:
+        seed: of the whole.
+        index: which of its draws, such as the step and the process; another index, another seed.
+
+    Example:
+        >>> def drawn(*seed: int) -> float:
+        ...     with seeded(*seed):
+        ...         return float(torch.rand(()))
+        >>> drawn(0, 7) == drawn(0, 7), drawn(0, 7) == drawn(1, 7), drawn(0, 7) == drawn(0, 8)
+        (True, False, False)
+    """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(generator_of(seed, *index).initial_seed() if index else seed)
         yield
 
 

@@ -7,8 +7,12 @@ derivative are the same numbers, and the features of the full image, the largest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +39,13 @@ class LastLayer:
     bias: str
     channels: int
     axis: int
+
+    @classmethod
+    def of(cls, name: str, layer: Any) -> LastLayer:
+        """Describe one of :data:`LAYERS`; a network that is nothing but a layer has it under no name."""
+        place = f"{name}." if name else ""
+        bias = "" if layer.bias is None else f"{place}bias"
+        return cls(f"{place}weight", bias, layer.out_channels, axis=int(layer.transposed))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,32 +89,46 @@ def last_layer(network: nn.Module, image: Image) -> LastLayer | None:
         >>> last_layer(network[:2], torch.zeros(1, 1, 8, 8)) is None
         True
     """
-    given: dict[str, list[tuple[Tensor, int]]] = {}
-    uses: dict[int, int] = {}
-    for _, weight in network.named_parameters(remove_duplicate=False):
-        uses[id(weight)] = uses.get(id(weight), 0) + 1
-    layers = {n: m for n, m in network.named_modules() if type(m) in LAYERS and m.groups == 1}
-    hooks = [
-        m.register_forward_hook(
-            lambda _m, _i, out, name=n: given.setdefault(name, []).append((out, out._version))
-        )
-        for n, m in layers.items()
-    ]
+    layers = {name: m for name, m in network.named_modules() if type(m) in LAYERS and m.groups == 1}
+    with torch.no_grad(), _listening(layers) as given:
+        output = network(image[:1])
+    tied = _tied(network)
+    for name, seen in given.items():
+        own = {id(weight) for weight in layers[name].parameters(recurse=False)}
+        if len(seen) == 1 and seen[0].is_still(output) and not own & tied:
+            return LastLayer.of(name, layers[name])
+    return None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a layer gave, and how often that had been written to by then."""
+
+    tensor: Tensor
+    version: int
+
+    def is_still(self, output: Tensor) -> bool:
+        """Whether a network's output is this very tensor, untouched since."""
+        return output is self.tensor and output._version == self.version
+
+
+@contextmanager
+def _listening(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[_Given]]]:
+    """Keep what each layer gives, by its name; more than one where it runs more than once."""
+    given: dict[str, list[_Given]] = {}
+
+    def keep(name: str, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        given.setdefault(name, []).append(_Given(output, output._version))
+
+    hooks = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
-            output = network(image[:1])
+        yield given
     finally:
         for hook in hooks:
             hook.remove()
-    for name, seen in given.items():
-        layer = layers[name]
-        alone = all(uses[id(p)] == 1 for p in layer.parameters(recurse=False))
-        if len(seen) == 1 and seen[0][0] is output and output._version == seen[0][1] and alone:
-            place = f"{name}." if name else ""
-            return LastLayer(
-                f"{place}weight",
-                "" if layer.bias is None else f"{place}bias",
-                layer.out_channels,
-                int(layer.transposed),
-            )
-    return None
+
+
+def _tied(network: nn.Module) -> set[int]:
+    """The weights, by ``id``, that a network has in more than one place."""
+    uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
+    return {weight for weight, count in uses.items() if count > 1}

@@ -181,7 +181,7 @@ class Norm(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Slopes of image, weight and bias, with a derivative of their own."""
         apply: Any = Slopes.apply
-        by_image, by_weight, by_bias = apply(slope, *ctx.saved_tensors, ctx.how)
+        by_image, by_weight, by_bias = apply(slope, *ctx.saved_tensors, *ctx.how)
         return by_image, by_weight, by_bias if ctx.biased else None, None, None
 
 
@@ -189,26 +189,17 @@ class Slopes(torch.autograd.Function):
     """The backward pass of :class:`Norm` as a function of slope, image and weight."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        slope: Tensor,
-        image: Tensor,
-        weight: Tensor | None,
-        mean: Tensor,
-        rate: Tensor,
-        how: tuple[Layout, Groups],
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Slopes of image, weight and bias."""
-        lay, group = how
-        ctx.how = how
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Slopes of image, weight and bias; given a :class:`Pass`, part by part for autograd to follow."""
+        slope, image, weight, mean, rate, lay, group = made = Pass(*given)
+        ctx.how = (lay, group)
         ctx.set_materialize_grads(False)
         if lay.last and group.narrow(lay.shape[1]):
-            sums = Sums.of(slope, image, weight, mean, rate, how)
+            sums = Sums.of(made)
             ctx.save_for_backward(slope, image, weight, mean, rate, *sums)
-            gamma = 1.0 if weight is None else weight
             hat = -sums.rate * sums.tilt
             factors = (sums.mean, sums.rate, -sums.rate * sums.level, hat)
-            by_image = lay.hat(*factors, (lay.flat(slope), sums.rate * gamma), image=lay.flat(image))
+            by_image = lay.hat(*factors, (lay.flat(slope), sums.rate * made.gamma), image=lay.flat(image))
             return by_image, None if weight is None else sums.along.sum(0), sums.of_slope.sum(0)
         slope = lay.alike(slope)
         ctx.save_for_backward(slope, image, weight, mean, rate)
@@ -223,10 +214,10 @@ class Slopes(torch.autograd.Function):
         ctx: Any, on_image: Tensor | None, on_weight: Tensor | None, on_bias: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """Slopes of the slopes: of the image's, the weight's and the bias's."""
-        slope, image, weight, mean, rate, *known = ctx.saved_tensors
-        lay, group = ctx.how
+        given, known = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        slope, image, weight, _, _, lay, group = made = Pass(*given, *ctx.how)
         g, x = lay.flat(slope), lay.flat(image)
-        sums = Sums(*known) if known else Sums.of(slope, image, weight, mean, rate, ctx.how)
+        sums = Sums(*known) if known else Sums.of(made)
         mean, rate = sums.mean, sums.rate
         to_one = to_hat = on_one = on_hat = on_g = torch.zeros_like(rate)
         by_weight, with_w, by_w = None, [], []
@@ -237,7 +228,7 @@ class Slopes(torch.autograd.Function):
             on_g, on_one = rate * to_hat, -rate * group.mean(to_hat * sums.of_slope)
             on_hat = -rate * group.mean(to_hat * sums.along)
         if on_image is not None:
-            w, gamma = lay.flat(on_image), 1.0 if weight is None else weight
+            w, gamma = lay.flat(on_image), made.gamma
             of_w, of_wg = lay.total(w), lay.dot(w, g)
             along_w = rate * (lay.dot(w, x) - mean * of_w)
             level_w, tilt_w = group.mean(of_w), group.mean(along_w)
@@ -252,7 +243,34 @@ class Slopes(torch.autograd.Function):
                 by_weight = (rate * (of_wg - level_w * sums.of_slope - tilt_w * sums.along)).sum(0)
         by_image = lay.hat(mean, rate, on_one, on_hat, (g, on_g), *with_w, image=x)
         by_slope = lay.hat(mean, rate, to_one, to_hat, *by_w, image=x)
-        return by_slope, by_image, by_weight, None, None, None
+        return by_slope, by_image, by_weight, None, None, None, None
+
+
+class Pass(NamedTuple):
+    """One way through the norm and back.
+
+    Args:
+        slope: of what came out, ``(n, channel, *space)``.
+        image: what went in.
+        weight: ``(channel)``, or None for one that is 1.
+        mean: of each group, ``(n, group)``.
+        rate: one over its standard deviation.
+        lay: how the image lies in memory.
+        group: which channels are normalised together.
+    """
+
+    slope: Tensor
+    image: Tensor
+    weight: Tensor | None
+    mean: Tensor
+    rate: Tensor
+    lay: Layout
+    group: Groups
+
+    @property
+    def gamma(self) -> Tensor | float:
+        """The weight as a factor."""
+        return 1.0 if self.weight is None else self.weight
 
 
 class Sums(NamedTuple):
@@ -275,23 +293,15 @@ class Sums(NamedTuple):
     tilt: Tensor
 
     @classmethod
-    def of(
-        cls,
-        slope: Tensor,
-        image: Tensor,
-        weight: Tensor | None,
-        mean: Tensor,
-        rate: Tensor,
-        how: tuple[Layout, Groups],
-    ) -> Sums:
-        """Add up; mean and rate are ``(n, group)``."""
-        lay, group = how
-        g, x = lay.flat(slope), lay.flat(image)
-        mean, rate = (group.each(t, lay.shape[1]) for t in (mean, rate))
+    def of(cls, made: Pass) -> Sums:
+        """Add up."""
+        lay, group = made.lay, made.group
+        g, x = lay.flat(made.slope), lay.flat(made.image)
+        mean, rate = (group.each(t, lay.shape[1]) for t in (made.mean, made.rate))
         of_slope = lay.total(g)
         along = rate * (lay.dot(g, x) - mean * of_slope)
-        gamma = 1.0 if weight is None else weight
-        return cls(mean, rate, of_slope, along, group.mean(of_slope * gamma), group.mean(along * gamma))
+        level, tilt = (group.mean(sums * made.gamma) for sums in (of_slope, along))
+        return cls(mean, rate, of_slope, along, level, tilt)
 
 
 def group_norm(

@@ -121,6 +121,7 @@ def meta_train(
     progress: Progress | None = None,
     track: Track = silent,
     ranks: Ranks | None = None,
+    seed: int = 0,
 ) -> Progress:
     """Meta-train a learner in place.
 
@@ -133,6 +134,7 @@ def meta_train(
         optimiser, progress: of an earlier run to go on with.
         track: shows progress; its ``note(record)``, where it has one, is told every step's figures.
         ranks: the processes that share the work; None is this one alone.
+        seed: of what a step itself draws, such as dropout; the step's number goes into it too.
 
     Raises:
         RunError: where a loss is not finite (naming the step, the task and its hashed patients) or memory
@@ -149,7 +151,7 @@ def meta_train(
         for step in track(
             range(first, schedule.steps), description="meta-training", total=schedule.steps - first
         ):
-            losses = _step(learner, source, schedule, step, optimiser, ranks)
+            losses = _step(learner, source, schedule, step, optimiser, ranks, seed)
             progress.step = step + 1
             record: dict[str, Any] = {
                 "step": progress.step,
@@ -191,13 +193,14 @@ def _step(
     step: int,
     optimiser: torch.optim.Optimizer,
     ranks: Ranks,
+    seed: int,
 ) -> list[float]:
     """One outer step; the losses of all its episodes."""
     numbers = range(step * schedule.meta_batch, (step + 1) * schedule.meta_batch)
     mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
     optimiser.zero_grad(set_to_none=False)
     try:
-        with seeded(numbers[0] + ranks.rank):  # dropout: a resumed run draws the same
+        with seeded(seed, step, ranks.rank):  # dropout: a resumed run draws the same
             losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):

@@ -226,6 +226,7 @@ class _Stage:
             progress=progress,
             track=self.track,
             ranks=self.ranks,
+            seed=self.source.seed,
         )
         module.cpu()
 

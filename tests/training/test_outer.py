@@ -230,28 +230,57 @@ def test_other_errors_come_as_they_are() -> None:
         meta_train(Wrong(), Points(), SCHEDULE)
 
 
-def test_dropout_draws_the_same_after_a_stop() -> None:
+def dropping() -> tuple[Any, torch.optim.Optimizer]:
+    """A learner that drops features in training, always with the same first weights."""
+    torch.manual_seed(0)
+    own: Any = create_learner("ridge", nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Linear(16, 4)))
+    return own, torch.optim.Adam(own.parameters(), lr=1e-2)
+
+
+class StopsAtThree(Points):
+    def __getitem__(self, index: int) -> Any:
+        if index == 6:
+            raise Stopped
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_dropout_draws_the_same_after_a_stop(seed: int) -> None:
     """Another state of torch's own generator on the way in; every weight is that of a run without a stop."""
-
-    def made() -> tuple[Any, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        own: Any = create_learner("ridge", nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Linear(16, 4)))
-        return own, torch.optim.Adam(own.parameters(), lr=1e-2)
-
-    class Stops(Points):
-        def __getitem__(self, index: int) -> Any:
-            if index == 6:
-                raise Stopped
-            return super().__getitem__(index)
-
     schedule = Schedule(steps=6, meta_batch=2)
-    (straight, first), (resumed, second) = made(), made()
-    meta_train(straight, Points(), schedule, optimiser=first)
+    (straight, first), (resumed, second) = dropping(), dropping()
+    meta_train(straight, Points(), schedule, optimiser=first, seed=seed)
     progress = Progress()
     with pytest.raises(Stopped):
-        meta_train(resumed, Stops(), schedule, optimiser=second, progress=progress)
+        meta_train(resumed, StopsAtThree(), schedule, optimiser=second, progress=progress, seed=seed)
     assert progress.step == 3
     torch.manual_seed(99)
-    meta_train(resumed, Points(), schedule, optimiser=second, progress=progress)
-    for name, weight in straight.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
+    meta_train(resumed, Points(), schedule, optimiser=second, progress=progress, seed=seed)
+    assert same(straight.state_dict(), resumed.state_dict())
+
+
+def test_dropout_draws_by_the_seed_and_by_the_step() -> None:
+    """The same weights and the same episode: what differs is what was dropped."""
+
+    def loss(seed: int, step: int) -> float:
+        class Logged:
+            def note(self, record: dict[str, Any]) -> None:
+                self.loss = record["loss"]
+
+            def __call__(self, items: Iterable[Any], **_: Any) -> Iterable[Any]:
+                return items
+
+        class Same(Points):
+            def __getitem__(self, index: int) -> Any:
+                return super().__getitem__(0)
+
+        own, optimiser = dropping()
+        logged, schedule = Logged(), Schedule(steps=step + 1, meta_batch=1)
+        meta_train(
+            own, Same(), schedule, optimiser=optimiser, progress=Progress(step), track=logged, seed=seed
+        )
+        return logged.loss
+
+    drawn = {(seed, step): loss(seed, step) for seed in (0, 1) for step in (0, 1)}
+    assert len(set(drawn.values())) == 4
+    assert drawn[1, 1] == loss(1, 1)
