@@ -39,17 +39,27 @@ class Known:
     shot: int
 
     @staticmethod
-    def of(images: Maps, masks: Mask) -> Known:
-        """Measure support images ``(n, *voxel)`` by their masks, not all empty."""
+    def of(images: Sequence[Maps], masks: Sequence[Mask]) -> Known:
+        """Measure support images ``(*voxel)``, of any sizes, by their masks, not all empty."""
         shown = [shape_of(Site.of(m), Picture.of(i)) for i, m in zip(images, masks, strict=True) if m.any()]
-        width = NARROW * float(np.mean(masks.shape[1:]))
-        likely = ndimage.gaussian_filter(masks.mean(0).astype(np.float32), width)
+        size = masks[0].shape
+        width = NARROW * float(np.mean(size))
+        likely = ndimage.gaussian_filter(np.mean([_stretched(m, size) for m in masks], axis=0), width)
         return Known(
             np.stack([s.values() for s in shown]),
             np.array([s.place for s in shown]),
             likely / (likely.max() + 1e-6),
             len(images),
         )
+
+
+def _stretched(mask: Mask, size: tuple[int, ...]) -> Maps:
+    """A mask at the same relative places of an image of another size."""
+    share = mask.astype(np.float32)
+    if mask.shape == size:
+        return share
+    factors = [new / old for new, old in zip(size, mask.shape, strict=True)]
+    return np.asarray(ndimage.zoom(share, factors, order=1, grid_mode=True, mode="nearest"), np.float32)
 
 
 def describe(found: Sequence[Region], maps: Maps, image: Maps, known: Known) -> NDArray[np.float32]:

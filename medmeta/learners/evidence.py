@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
-from medmeta.learners.body import Maps
+from medmeta.learners.body import Maps, Mask
 from medmeta.learners.forest import Forest
 from medmeta.learners.growing import Growing, Points, sampled
 from medmeta.learners.seen import gathered, voxel_looks, voxel_places
@@ -67,22 +67,22 @@ class Evidence(nn.Module):
         return {"looks": self.linear.in_features, "nodes": nodes}
 
 
-def learn(image: Tensor, target: NDArray[np.bool_], seed: int) -> Evidence | None:
+def learn(images: Sequence[Tensor], targets: Sequence[Mask], seed: int) -> Evidence | None:
     """Fit the classifiers.
 
     Args:
-        image: ``(n, channel, *voxel)`` of the support.
-        target: ``(n, *voxel)`` where the tumour is.
+        images: ``(channel, *voxel)`` of each support image; they may differ in size.
+        targets: ``(*voxel)`` of each, where the tumour is.
         seed: of the voxels drawn and the trees.
 
     Returns:
         None where there is no tumour, or nothing else, to learn from.
     """
-    if not target.any() or target.all():
+    if not any(t.any() for t in targets) or all(t.all() for t in targets):
         return None
     generator = np.random.default_rng(seed)
     look, place, label = [], [], []
-    for one, own in zip(image, target, strict=True):
+    for one, own in zip(images, targets, strict=True):
         flat = own.reshape(-1).astype(np.int64)
         chosen = sampled(flat, VOXELS, generator)
         look.append(gathered(voxel_looks(one[None])[0])[chosen])

@@ -17,6 +17,7 @@ from medmeta.learners.batch import check_support, seeded
 from medmeta.learners.body import Maps, Mask
 from medmeta.learners.describing import SIZE, Known, describe
 from medmeta.learners.evidence import Evidence, learn
+from medmeta.learners.extent import extent, scans
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.regions import KINDS, Region, regions, sources
@@ -147,10 +148,12 @@ class Proposing(nn.Module):
     @staticmethod
     def of(support: Examples, c: int, seed: int) -> Proposing | None:
         """Learn class ``c`` against all else; None where the support shows none, or nothing else."""
-        image = support.image.detach().cpu().float()
-        target = (support.label == c).cpu().numpy()
-        evidence = learn(image, target, seed)
-        return None if evidence is None else Proposing(evidence, Known.of(image.numpy().mean(1), target))
+        images, labels = zip(*scans(support), strict=True)
+        targets = [(label == c).numpy() for label in labels]
+        evidence = learn(images, targets, seed)
+        if evidence is None:
+            return None
+        return Proposing(evidence, Known.of([image.mean(0).numpy() for image in images], targets))
 
     def forward(self, image: Tensor) -> tuple[list[Region], Tensor]:
         """Regions of one image ``(channel, *voxel)`` and their descriptions ``(regions + 1, SIZE)``."""
@@ -203,10 +206,13 @@ class RankedRegionsPredictor(nn.Module):
         return made.to(image.device)
 
     def _one(self, image: Tensor) -> Tensor:
-        own = iter(self.proposing)
-        never = torch.full(image.shape[1:], float(np.log(LEAST)))
-        found = [self._class(image, next(own)) if shown else never for shown in self.shown]
-        return torch.stack([torch.zeros_like(never), *found])
+        own, where = iter(self.proposing), extent(image)
+        made = torch.full((len(self.shown) + 1, *image.shape[1:]), float(np.log(LEAST)))
+        made[0] = 0
+        for c, shown in enumerate(self.shown, 1):
+            if shown:
+                made[c][where] = self._class(image[(slice(None), *where)], next(own))
+        return made
 
     def _class(self, image: Tensor, proposing: nn.Module) -> Tensor:
         found, told = proposing(image)
@@ -330,9 +336,9 @@ def _described(episode: Episode, seed: int) -> list[Told]:
         proposing = Proposing.of(support, c, seed)
         if proposing is None:
             continue
-        for image, label in zip(episode.query.image, episode.query.label, strict=True):
-            found, rows = proposing(image.detach().cpu().float())
-            truth = (label == c).cpu().numpy()
+        for image, label in scans(episode.query):
+            found, rows = proposing(image)
+            truth = (label == c).numpy()
             told.append(Told(rows, torch.from_numpy(_dice(found, truth))))
     return told
 

@@ -14,6 +14,7 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import LearnerError, create_learner
 from medmeta.learners.describing import SIZE, Known, describe
 from medmeta.learners.evidence import learn
+from medmeta.learners.extent import extent
 from medmeta.learners.forest import Forest
 from medmeta.learners.ranked_regions import RankedRegionsLearner, ranking_loss, vote
 from medmeta.learners.regions import Picture, Site, regions, shape_of, sources
@@ -103,9 +104,9 @@ def test_a_cube_is_the_roundest_of_boxes(dims: int) -> None:
 
 def test_what_is_proposed_holds_the_lesion() -> None:
     support, query = scenes(3, 0, bright=3.0), scenes(4, 9, bright=3.0)
-    evidence = learn(support.image, support.label.numpy() > 0, 0)
+    evidence = learn(list(support.image), list(support.label.numpy() > 0), 0)
     assert evidence is not None
-    known = Known.of(support.image.numpy()[:, 0], support.label.numpy() > 0)
+    known = Known.of(list(support.image.numpy()[:, 0]), list(support.label.numpy() > 0))
     for image, label in zip(query.image, query.label.numpy() > 0, strict=True):
         maps = sources(evidence(image[None])[0])
         found = regions(maps)
@@ -193,3 +194,33 @@ def test_three_classes_each_against_all_else() -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(LearnerError, match=r"a drop from 0 to below 1.*drop=1\.0"):
         learner(drop=1.0)
+
+
+def padded(examples: Examples, by: int) -> Examples:
+    image = torch.nn.functional.pad(examples.image, (by, by + 1) * 2)
+    label = torch.nn.functional.pad(examples.label, (by, by + 1) * 2)
+    return Examples(image, label, examples.classes, examples.patients)
+
+
+def test_what_was_put_around_a_scan_says_nothing() -> None:
+    """Scans smaller than the patch: the answer is the scan's own, and never a tumour beyond it."""
+    support, query = scenes(2, 0, bright=3.0), scenes(2, 1, bright=3.0)
+    plain = learner().adapt(support)(query.image)
+    around = learner().adapt(padded(support, 4))(padded(query, 4).image)
+    assert torch.equal(around[..., 4:-5, 4:-5], plain)
+    around[..., 4:-5, 4:-5] = 0
+    assert (around[:, 1] <= 0).all()
+
+
+def test_a_copy_of_a_scan_says_nothing_new() -> None:
+    support, query = scenes(2, 0, bright=3.0), scenes(2, 1, bright=3.0)
+    twice = Examples(support.image.repeat(2, 1, 1, 1), support.label.repeat(2, 1, 1), CLASSES)
+    assert torch.equal(learner().adapt(twice)(query.image), learner().adapt(support)(query.image))
+    assert len(learner().describe(Episode(support, twice))) == 2
+
+
+def test_the_extent_of_a_scan() -> None:
+    image = torch.zeros(2, 6, 7, 8)
+    image[1, 2, 3, 4] = 5.0
+    assert extent(image) == (slice(2, 3), slice(3, 4), slice(4, 5))
+    assert extent(torch.zeros(1, 4, 4)) == (slice(None), slice(None))
