@@ -27,7 +27,14 @@ class EpisodicLearner(nn.Module, ABC):
         network: the backbone.
         options: what it was created with.
         tasks: what it can do.
+
+    Attributes:
+        whole_scans: whether, to segment, it looks at scans as a whole and not at crops of them.
+        recurring: number of training episodes that come again and again; None for always fresh ones.
     """
+
+    whole_scans: bool = False
+    recurring: int | None = None
 
     def __init__(
         self, name: str, network: nn.Module, options: Mapping[str, Any], tasks: frozenset[str]

@@ -255,16 +255,20 @@ class RankedRegionsLearner(RidgeLearner):
     meta-trained on; it chooses by expected Dice. The backbone is not used to segment; to classify, or where
     there is no extent, it is ``ridge``.
 
-    Training on the same few hundred episodes again and again is right here: describing one takes a second or
-    two, learning from it a millisecond.
+    It looks at whole scans: training plans a patch that holds them, what lies around a smaller scan is cut
+    away, and crops of one patient that are the same count once. Training on the same few hundred episodes
+    again and again is right here: describing one takes seconds, learning from it a millisecond.
 
     Args:
         name: the name it goes by.
         network: the backbone.
         penalty, scale: of ``ridge``.
         width, members, drop: of the :class:`Ranker`.
+        pool: different training episodes, which come again and again.
         seed: of the trees and the ranker's first weights.
     """
+
+    whole_scans = True
 
     def __init__(
         self,
@@ -276,17 +280,19 @@ class RankedRegionsLearner(RidgeLearner):
         width: int = 32,
         members: int = 4,
         drop: float = 0.3,
+        pool: int = 96,
         seed: int = 0,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
-        if min(width, members) < 1 or not 0 <= drop < 1:
+        if min(width, members, pool) < 1 or not 0 <= drop < 1:
             raise LearnerError(
-                "1 or more of width and members, a drop from 0 to below 1",
-                found=f"width={width}, members={members}, drop={drop}",
+                "1 or more of width, members and pool, a drop from 0 to below 1",
+                found=f"width={width}, members={members}, pool={pool}, drop={drop}",
                 cure="Change that option.",
             )
-        self.options = {**self.options, "width": width, "members": members, "drop": drop, "seed": seed}
-        self.seed = seed
+        more = {"width": width, "members": members, "drop": drop, "pool": pool, "seed": seed}
+        self.options = {**self.options, **more}
+        self.seed, self.recurring = seed, pool
         with seeded(seed):
             self.ranker = Ranker(width, members, drop)
         self.described: dict[bytes, list[Told]] = {}

@@ -201,7 +201,9 @@ class _Stage:
 
     def run(self, learner: Learner, schedule: Schedule, validate: Callable[[Learner], float] | None) -> None:
         """The outer loop, from the start or from where it was."""
-        self._loop(learner, self.source, schedule, self.keeper, validate)
+        again = getattr(learner, "recurring", None) if self.source.segments else None
+        source = self.source if again is None else _Recurring(self.source, again)
+        self._loop(learner, source, schedule, self.keeper, validate)
 
     def _loop(
         self,
@@ -242,6 +244,17 @@ class _Shifted:
         return self.source[self.by + index]
 
 
+@dataclass(frozen=True)
+class _Recurring:
+    """The first episodes of the stream, again and again."""
+
+    source: TaskSource
+    number: int
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[index % self.number]
+
+
 def _module(learner: Learner) -> torch.nn.Module:
     assert isinstance(learner, torch.nn.Module)
     return learner
@@ -278,7 +291,13 @@ def plan_for(volumes: Sequence[Volume], recipe: Recipe) -> Plan:
         patch=recipe.patch,
         whole=recipe.task == "classification",
         lesion=recipe.lesion,
+        cover=recipe.task == "segmentation" and getattr(_probe(recipe), "whole_scans", False),
     )
+
+
+def _probe(recipe: Recipe) -> Learner:
+    """A learner of the recipe's kind on a network of no account, to ask what it is like."""
+    return create_learner(recipe.learner, torch.nn.Linear(1, 1))
 
 
 def _salt(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> str | None:
@@ -339,10 +358,9 @@ def _network(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 def _options(recipe: Recipe) -> dict[str, Any]:
     """The learner's options; a learned head that nothing was said of has the task's number of classes."""
     options = dict(recipe.options)
-    if recipe.task == "classification" and recipe.way != 2 and "way" not in options:
-        probe = create_learner(recipe.learner, torch.nn.Linear(1, 1)).options
-        if probe.get("way") is not None:
-            options["way"] = recipe.way
+    asked = recipe.task == "classification" and recipe.way != 2 and "way" not in options
+    if asked and _probe(recipe).options.get("way") is not None:
+        options["way"] = recipe.way
     return options
 
 

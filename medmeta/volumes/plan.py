@@ -20,6 +20,8 @@ _BUDGET = {2: 128**2, 3: 32**3}
 # networks halve the grid three times
 _MULTIPLE = 8
 _CAP = {2: 160, 3: 64}
+# where whole scans are segmented; 96^3 is what trees on voxels say something of within half a minute
+_COVER = {2: 256, 3: 96}
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ def make_plan(
     patch: Sequence[int] | None = None,
     whole: bool = False,
     lesion: float | None = None,
+    cover: bool = False,
     track: Track = silent,
 ) -> Plan:
     """Decide the preprocessing from the volumes' fingerprint; give it training volumes only.
@@ -273,6 +276,8 @@ def make_plan(
         whole: plan whole volumes of one shape, to classify; where no spacing is given, it is made coarser
             until ``patch`` (or 64 voxels an axis, 160 in 2D) holds nearly all of them.
         lesion: plan outlined lesions and so many mm around them, to classify; ``patch`` holds nearly all.
+        cover: a crop holds nearly all volumes whole, for learners that look at whole scans to segment;
+            where no spacing is given, it is made coarser until 96 voxels an axis (256 in 2D) do.
         track: shows progress, ``track(items, description=, total=)``.
 
     Raises:
@@ -286,18 +291,19 @@ def make_plan(
         )
     grid = _spacing(seen) if spacing is None else _three(spacing)
     whole = whole or lesion is not None
-    extent = seen.extent(grid, whole=whole) if lesion is None else seen.lesion_extent(grid, lesion)
+    cover = cover or whole
+    extent = seen.extent(grid, whole=cover) if lesion is None else seen.lesion_extent(grid, lesion)
     axes = [axis for axis in range(3) if seen.spatial_dims == 3 or axis != seen.slice_axis]
     shape = [extent[axis] for axis in axes]
-    if whole and spacing is None:
+    if cover and spacing is None:
         # coarser along all axes alike, and for all volumes alike, so that sizes stay comparable
-        held = patch or [min(_up(n), _CAP[seen.spatial_dims]) for n in shape]
+        held = patch or [min(_up(n), (_CAP if whole else _COVER)[seen.spatial_dims]) for n in shape]
         scale = max(1.0, *(n / h for n, h in zip(shape, held, strict=True)))
         grid, shape = tuple(round(g * scale, 4) for g in grid), [math.ceil(n / scale - 1e-6) for n in shape]
     if patch is not None:
         chosen = tuple(int(p) for p in patch)
     else:
-        chosen = tuple(map(_up, shape)) if whole else _patch([grid[axis] for axis in axes], shape)
+        chosen = tuple(map(_up, shape)) if cover else _patch([grid[axis] for axis in axes], shape)
     plan = Plan(
         seen.spatial_dims,
         (grid[0], grid[1], grid[2]),

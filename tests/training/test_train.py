@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel
@@ -137,6 +138,21 @@ def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_p
     assert process.returncode == 143, said
     assert (out / "last.safetensors").is_file()
     assert "--resume" in said
+
+
+def test_a_learner_of_whole_scans_sees_them_and_the_same_episodes_again(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    schedule = Schedule(steps=4, meta_batch=1)
+    recipe = replace(RECIPE, learner="ranked-regions", warm=None, patch=None, schedule=schedule, augment=None)
+    run = train(cohort, replace(recipe, options={"pool": 1, "drop": 0.0}), out=tmp_path / "run")
+    assert run.plan.patch == (16, 16, 16)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows]
+    assert len(set(losses)) == 4  # the ranker moves
+    assert all(
+        b < a for a, b in pairwise(losses)
+    )  # on one and the same episode, so it gets better and better
 
 
 def test_early_stopping_looks_at_types_of_its_own(cohort: Cohort, tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_whole_volumes_come_in_one_shape(tmp_path: Path) -> None:
     assert large.spacing[0] == large.spacing[1] > 2
 
 
+def test_a_crop_that_covers_whole_scans(tmp_path: Path) -> None:
+    """What looks at whole scans gets each in one crop at its own size; larger ones at a coarser spacing."""
+    shapes = [(50, 20, 10), (22, 44, 12), (200, 20, 10)]
+    volumes = [Volume(f"p{i}", (save(tmp_path, str(i), noise(s)),), tumour="x") for i, s in enumerate(shapes)]
+    plan = make_plan(volumes[:2], cover=True)
+    assert (plan.patch, plan.whole) == ((56, 48, 16), False)
+    assert tuple(Store(plan).read(volumes[0]).image.shape) == (1, 50, 20, 10)
+    large = make_plan(volumes, cover=True)
+    assert max(large.patch) == 96
+    assert large.spacing[0] == large.spacing[1] > 1.5
+
+
 def test_store_is_bitwise_what_monai_alone_does(tmp_path: Path) -> None:
     """A bundle without medmeta reads, prepares and gets the very same voxels."""
     file = save(tmp_path, "a", noise((21, 18, 9), scale=100), (0.7, 1.1, 2.5), flip=(-1, -1, 1))
