@@ -280,7 +280,7 @@ class RankedRegionsLearner(RidgeLearner):
         width: int = 32,
         members: int = 4,
         drop: float = 0.3,
-        pool: int = 96,
+        pool: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
