@@ -3,7 +3,8 @@
 from medmeta.evaluation.advice import Advice, advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines
-from medmeta.evaluation.evaluate import Beside, evaluate, manifest_of, write_manifest
+from medmeta.evaluation.drawing import manifest_of, write_manifest
+from medmeta.evaluation.evaluate import Beside, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
 from medmeta.evaluation.manifest import (
     Catalogue,

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medmeta.errors import nearest, new_folder
+from medmeta.errors import new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines, tuned, validation_episodes
-from medmeta.evaluation.manifest import Catalogue, Manifest, draw_classification, draw_segmentation
+from medmeta.evaluation.drawing import at_least_one, known_volumes, manifest_of, new_volumes, tumours_of
+from medmeta.evaluation.manifest import Catalogue, Manifest
 from medmeta.evaluation.patients import cases_csv
-from medmeta.evaluation.proof import Proof, check_names, prove
-from medmeta.evaluation.protocol import TOLERANCE, Judge, check_plan, replay
+from medmeta.evaluation.proof import Proof, prove
+from medmeta.evaluation.protocol import TOLERANCE, Judge, replay
 from medmeta.evaluation.records import EvaluationError, Judged, Method, ScanMethod
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
 from medmeta.learners import Safeguarded
 from medmeta.training import Run
-from medmeta.training.checkpoint import write_bytes
-from medmeta.volumes import Cohort, Store, Volume
+from medmeta.volumes import Cohort, Store
 from medmeta.volumes.progress import Track, silent
 
 LEARNT = frozenset({"safeguarded"})
@@ -101,20 +101,19 @@ def evaluate(
         manifest = manifest_of(
             run, cohort, tumour, shots=shots, episodes=episodes, seed=seed, catalogue=catalogue
         )
-    tumours = _tumours(run, cohort, manifest, tumour)
+    asked = _Asked(run, cohort, manifest, catalogue, store, track)
+    tumours = tumours_of(run, manifest, tumour)
     with _written(folder) as work:
         (work / "manifest.json").write_text(manifest.text())
         catalogue.check(manifest)
         theirs = {name: Answers(where, manifest) for name, where in beside.predictions.items()}
-        judged_on = _new_volumes(run, manifest, catalogue)
+        judged_on = new_volumes(run, manifest, catalogue)
         proof = prove(run, tumours, judged_on, store, trained_on=beside.trained_on, track=track)
         tasks = validation_episodes(run, cohort.volumes, store, shots, seed=seed)
         methods, tuning = tuned(_methods(run, seed), tasks, track=track)
-        judges: dict[str, Judge] = {**methods, **theirs}
-        judged = replay(judges, manifest, catalogue, store, tolerance=beside.tolerance, track=track)
-        further = _further(run, cohort, judged, methods, manifest, catalogue, store, track)
+        found = asked.answer(methods, theirs, beside.tolerance)
         content = results(
-            [judged],
+            [found.judged],
             held_out=run.held_out,
             seed=manifest.seed,
             seconds=time.monotonic() - began,
@@ -123,83 +122,11 @@ def evaluate(
             tuning={run.task: tuning},
         )
         learnt = {run.learner.name, *LEARNT}
-        content["answer"] = [a.to_json() for a in advise(judged, learnt, further=further)]
-        page = _page(run, judged, further, manifest, proof, tuning, beside)
+        content["answer"] = [a.to_json() for a in advise(found.judged, learnt, further=found.further)]
         (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        (work / "cases.csv").write_text(cases_csv([judged, *filter(None, [further])]))
-        (work / "report.html").write_text(page)
+        (work / "cases.csv").write_text(cases_csv([found.judged, *filter(None, [found.further])]))
+        (work / "report.html").write_text(_page(asked, found, proof, tuning, list(theirs)))
     return content
-
-
-def manifest_of(
-    run: Run,
-    cohort: Cohort,
-    tumour: str | None,
-    *,
-    shots: Sequence[int] = (1, 3, 5),
-    episodes: int = 10,
-    seed: int = 0,
-    catalogue: Catalogue | None = None,
-) -> Manifest:
-    """Draw the episodes of one tumour type for a run: nobody whom it saw is judged.
-
-    Args:
-        run, cohort, tumour, shots, episodes, seed: as for :func:`evaluate`.
-        catalogue: of the cohort's volumes, where there is one.
-
-    Raises:
-        EvaluationError, EpisodeError: as there.
-    """
-    if tumour is None:
-        raise EvaluationError("a tumour type", found="none", cure="Give --tumor TYPE, or a manifest.")
-    if tumour not in cohort.tumours:
-        raise EvaluationError(
-            f"the tumour type {tumour!r} in the cohort", found="none", cure=nearest(tumour, cohort.tumours)
-        )
-    check_names(run, [tumour])
-    options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
-    volumes = run.unseen(cohort.volumes)
-    if run.task == "segmentation":
-        return draw_segmentation(volumes, [tumour], run.plan, **options)
-    known = _known(run, cohort, max(shots)) if run.plan.lesion is not None else ()
-    asked = run.new_patients(cohort.volumes) if known else volumes
-    return draw_classification(asked, [tumour], run.plan, known=known, **options)
-
-
-def write_manifest(
-    run: Run,
-    cohort: Cohort,
-    tumour: str,
-    out: str | Path,
-    *,
-    shots: Sequence[int] = (1, 3, 5),
-    episodes: int = 10,
-    seed: int = 0,
-    paths: str | Path | None = None,
-) -> Manifest:
-    """Write the episodes that :func:`evaluate` would judge, without judging.
-
-    Args:
-        run, cohort, tumour, shots, episodes, seed: as for :func:`evaluate`.
-        out: file to write, refused where it exists.
-        paths: file to write besides, which image file each case is: for other programs that replay the
-            episodes, and to be kept where the data is.
-
-    Raises:
-        EvaluationError, EpisodeError: as there.
-    """
-    catalogue = Catalogue(v for v in cohort.volumes if run.plan.takes(v))
-    for file in (out, paths):
-        if file is not None and Path(file).exists():
-            raise EvaluationError(
-                f"a file that does not exist: {Path(file).name}", found="one that does", cure="Name another."
-            )
-    _at_least_one(shots, episodes)
-    made = manifest_of(run, cohort, tumour, shots=shots, episodes=episodes, seed=seed, catalogue=catalogue)
-    write_bytes(Path(out), made.text().encode())
-    if paths is not None:
-        write_bytes(Path(paths), catalogue.table(made).encode())
-    return made
 
 
 def _methods(run: Run, seed: int) -> dict[str, Method | ScanMethod]:
@@ -208,38 +135,6 @@ def _methods(run: Run, seed: int) -> dict[str, Method | ScanMethod]:
     if run.task == "segmentation":
         methods["safeguarded"] = Safeguarded(run.learner)
     return {**methods, **baselines(run, seed)}
-
-
-def _tumours(run: Run, cohort: Cohort, manifest: Manifest, tumour: str | None) -> tuple[str, ...]:
-    """The types that a manifest is of, where it fits the run and what was asked."""
-    check_plan(run.plan, manifest.task)
-    if tumour is not None and manifest.tumours != (tumour,):
-        raise EvaluationError(
-            f"a manifest of {tumour!r}",
-            found=f"one of {', '.join(manifest.tumours)}",
-            cure="Leave --tumor out, or give the manifest of that type.",
-        )
-    check_names(run, manifest.tumours)
-    return manifest.tumours
-
-
-def _new_volumes(run: Run, manifest: Manifest, catalogue: Catalogue) -> list[Volume]:
-    """Everyone learnt from as new, or judged; known types' supports are those that training saw."""
-    judged = {k for e in manifest.episodes for k in e.query}
-    learnt = {k for e in manifest.episodes for k in e.support if k.kind not in run.types}
-    return [catalogue[k] for k in sorted(judged | learnt)]
-
-
-def _known(run: Run, cohort: Cohort, shots: int) -> tuple[Volume, ...]:
-    """Patients whom training saw, of the types that have enough of them: classes beside the new one."""
-    new = set(run.new_patients(cohort.volumes))
-    if not any(v.tumour in run.types for v in new):  # nobody of the known types is left to be asked of
-        return ()
-    seen = [v for v in cohort.volumes if v not in new and v.tumour in run.types and run.plan.takes(v)]
-    patients: dict[str, set[str]] = {}
-    for v in seen:
-        patients.setdefault(v.tumour or "", set()).add(v.patient)
-    return tuple(v for v in seen if len(patients[v.tumour or ""]) > shots)
 
 
 @contextlib.contextmanager
@@ -257,70 +152,81 @@ def _written(folder: Path) -> Iterator[Path]:
 
 def _check(folder: Path, shots: Sequence[int], episodes: int) -> None:
     new_folder(folder, EvaluationError)
-    _at_least_one(shots, episodes)
+    at_least_one(shots, episodes)
 
 
-def _at_least_one(shots: Sequence[int], episodes: int) -> None:
-    if episodes < 1 or not shots or min(shots) < 1:
-        raise EvaluationError(
-            "at least 1 episode and 1 shot",
-            found=f"{episodes} episodes, shots {', '.join(map(str, shots)) or 'none'}",
-            cure="Give --episodes and --shots of 1 or more.",
+@dataclass(frozen=True)
+class _Found:
+    """What was found: every method on the episodes, and our best plain way at more labels."""
+
+    judged: Judged
+    further: Judged | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked: how a run does on the episodes of a manifest, patients from a cohort."""
+
+    run: Run
+    cohort: Cohort
+    manifest: Manifest
+    catalogue: Catalogue
+    store: Store
+    track: Track
+
+    def answer(
+        self, methods: Mapping[str, Method | ScanMethod], theirs: Mapping[str, Judge], tolerance: float
+    ) -> _Found:
+        """Judge our methods and other programs' answers, then the plain way with more labels."""
+        judges: dict[str, Judge] = {**methods, **theirs}
+        judged = replay(
+            judges, self.manifest, self.catalogue, self.store, tolerance=tolerance, track=self.track
         )
+        return _Found(judged, self._further(judged, methods))
 
+    def _further(self, judged: Judged, methods: Mapping[str, Method | ScanMethod]) -> Judged | None:
+        """Our best plain way at more labels; other programs have answered already."""
+        run, manifest = self.run, self.manifest
+        (tumour,) = manifest.tumours[:1]
 
-def _further(
-    run: Run,
-    cohort: Cohort,
-    judged: Judged,
-    methods: Mapping[str, Method | ScanMethod],
-    manifest: Manifest,
-    catalogue: Catalogue,
-    store: Store,
-    track: Track,
-) -> Judged | None:
-    """Our best plain way at more labels, to see how many it needs; other programs have answered already."""
-    (tumour,) = manifest.tumours[:1]
-    known = _known(run, cohort, max(e.shot for e in manifest.episodes)) if run.plan.lesion is not None else ()
-    volumes = [v for v in run.unseen(cohort.volumes) if run.plan.takes(v)]
-    classes: dict[str | None, set[str]] = {tumour: set()}
-    for v in (*volumes, *known):
-        if run.task == "classification" or (v.tumour == tumour and v.mask is not None):
-            name = v.tumour if known or v.tumour == tumour else None  # else the rest is a class
-            classes.setdefault(name, set()).add(v.patient)
+        def judge(method: str, shots: Sequence[int]) -> Judged:
+            options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
+            more = manifest_of(run, self.cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
+            return replay({method: methods[method]}, more, self.catalogue, self.store, track=self.track)
 
-    def judge(method: str, shots: Sequence[int]) -> Judged:
-        options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed, "catalogue": catalogue}
-        more = manifest_of(run, cohort, tumour, shots=shots, **options)
-        return replay({method: methods[method]}, more, catalogue, store, track=track)
+        ours = replace(judged, cases=tuple(c for c in judged.cases if c.method in methods))
+        return judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
 
-    ours = replace(judged, cases=tuple(c for c in judged.cases if c.method in methods))
-    available = min(len(patients) for patients in classes.values())
-    return judge_further(ours, {run.learner.name, *LEARNT}, available, judge)
+    def _available(self, tumour: str) -> int:
+        """Patients of the class that has the fewest."""
+        run, most = self.run, max(e.shot for e in self.manifest.episodes)
+        known = known_volumes(run, self.cohort, most) if run.plan.lesion is not None else ()
+        volumes = [v for v in run.unseen(self.cohort.volumes) if run.plan.takes(v)]
+        classes: dict[str | None, set[str]] = {tumour: set()}
+        for v in (*volumes, *known):
+            if run.task == "classification" or (v.tumour == tumour and v.mask is not None):
+                name = v.tumour if known or v.tumour == tumour else None  # else the rest is a class
+                classes.setdefault(name, set()).add(v.patient)
+        return min(len(patients) for patients in classes.values())
 
 
 def _page(
-    run: Run,
-    judged: Judged,
-    further: Judged | None,
-    manifest: Manifest,
-    proof: Proof,
-    tuning: Mapping[str, Any],
-    beside: Beside,
+    asked: _Asked, found: _Found, proof: Proof, tuning: Mapping[str, Any], theirs: Sequence[str]
 ) -> str:
+    run, judged = asked.run, found.judged
     names = {
         run.learner.name: f"meta-trained ({run.learner.name})",
         "safeguarded": "meta-trained, then fine-tuned while those left out gain",
         **NAMES,
-        **{name: name for name in beside.predictions},
+        **{name: name for name in theirs},
     }
     shown = {m: names[m] for m in names if m in judged.seconds}
     return render(
         Report(
-            f"{', '.join(manifest.tumours)}: {run.task} from a few labelled patients",
+            f"{', '.join(asked.manifest.tumours)}: {run.task} from a few labelled patients",
             "Research use only",
-            [Part(judged, run.learner.name, shown, further, LEARNT)],
-            _facts(run, judged, manifest, tuning),
+            [Part(judged, run.learner.name, shown, found.further, LEARNT)],
+            _facts(run, judged, asked.manifest, tuning),
             proof=proof.lines(),
         )
     )
