@@ -6,10 +6,12 @@ import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.calibration import calibrate, false_alarms
@@ -18,7 +20,7 @@ from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest, new_folder
-from medmeta.learners import Safeguarded
+from medmeta.learners import Predictor, Safeguarded
 from medmeta.training import Run, open_run
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
@@ -69,53 +71,126 @@ def adapt(
     new_folder(out, BundleError)
     trained = run if isinstance(run, Run) else open_run(run)
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
-    volumes, classes = _chosen(cohort, trained, tumour)
-    series = series_rules(volumes, description)
-    prepared = _read(volumes, trained.plan, track)
-    if trained.task == "classification" and tumour is not None:
-        examples = _against_rest(prepared, tumour, trained, seed)
-    else:
-        examples = support_examples(prepared, trained.plan, generator_of(seed), classes=classes, crops=crops)
-    learner, before = trained.learner, fingerprint(trained.learner)
-    careful = Safeguarded(learner) if safeguard else learner
-    predictor = careful.adapt(examples)
-    network, sure, alarms = home_form(predictor), Confidence(), {}
-    if calibrated:
-        sure = calibrate(lambda e: home_form(careful.adapt(e)), examples, prepared, trained.plan, network)
-        alarms = _alarms(cohort, trained.plan, network, examples, sure.least_ml)
-    about = {
-        **_about(trained, prepared, examples, seed, crops),
-        **alarms,
-        "series": series,
-        "weights_before": before,
-        "weights_after": fingerprint(folded(network, sure.temperature)),
-        "confidence": sure.about(),
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    return export(
-        predictor,
-        plan=trained.plan,
-        network_spec=trained.network,
-        classes=examples.classes,
-        task=trained.task,
-        about=about,
-        confidence=sure,
-        out=out,
-    )
+    lesson = _Lesson.read(trained, cohort, tumour, seed=seed, crops=crops, track=track)
+    learnt = lesson.learnt(safeguard=safeguard, calibrated=calibrated)
+    series = series_rules(lesson.volumes, description)
+    seconds = round(time.monotonic() - began, 1)
+    return learnt.write({**lesson.about(), "series": series, **learnt.about(), "seconds": seconds}, out)
 
 
-def _read(volumes: Sequence[Volume], plan: Plan, track: Track) -> list[Prepared]:
+@dataclass(frozen=True)
+class _Lesson:
+    """A trained learner, and labelled scans as it gets them.
+
+    Args:
+        run: what training left.
+        cohort: all of the support folder, patients free of the tumour too.
+        volumes, prepared: whom it learns from.
+        examples: what it learns from.
+        seed, crops: how they were cut.
+    """
+
+    run: Run
+    cohort: Cohort
+    volumes: tuple[Volume, ...]
+    prepared: tuple[Prepared, ...]
+    examples: Examples
+    seed: int
+    crops: int
+
+    @staticmethod
+    def read(run: Run, cohort: Cohort, tumour: str | None, *, seed: int, crops: int, track: Track) -> _Lesson:
+        volumes, classes = _chosen(cohort, run, tumour)
+        prepared = _read(volumes, run.plan, track)
+        if run.task == "classification" and tumour is not None:
+            examples = _against_rest(prepared, tumour, run, seed)
+        else:
+            examples = support_examples(prepared, run.plan, generator_of(seed), classes=classes, crops=crops)
+        return _Lesson(run, cohort, volumes, prepared, examples, seed, crops)
+
+    def learnt(self, *, safeguard: bool, calibrated: bool) -> _Learnt:
+        """Adapt; the run's learner stays as it is."""
+        learner = Safeguarded(self.run.learner) if safeguard else self.run.learner
+        predictor = learner.adapt(self.examples)
+        network, plan = home_form(predictor), self.run.plan
+        if not calibrated:
+            return _Learnt(self, predictor, network)
+        sure = calibrate(lambda e: home_form(learner.adapt(e)), self.examples, self.prepared, plan, network)
+        return _Learnt(self, predictor, network, sure, self._alarms(network, sure))
+
+    def _alarms(self, network: nn.Sequential, sure: Confidence) -> dict[str, Any]:
+        """The rate of false alarms, where the support folder has patients free of the tumour."""
+        free = [v for v in self.cohort.volumes if v.tumour is None] if self.examples.segments else []
+        if not free:
+            return {}
+        scans, way = _read(free, self.run.plan, silent), len(self.examples.classes)
+        return {"false_alarms": false_alarms(network, self.run.plan, scans, way, least_ml=sure.least_ml)}
+
+    def about(self) -> dict[str, Any]:
+        """How many were learnt from, and how; patients by their hashed keys."""
+        learner, packages = self.run.learner, ("medmeta", "monai", "torch", "numpy")
+        about = {
+            "learner": learner.name,
+            "shots": len({p.patient for p in self.prepared}),
+            "examples": len(self.examples.image),
+            "seed": self.seed,
+            "support": sorted({p.patient for p in self.prepared}),
+            "trained_on": list(self.run.types),
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
+        steps = learner.options.get("adapt_steps", learner.options.get("steps"))
+        if steps is not None:
+            about["steps"] = steps
+        if self.run.task == "segmentation":
+            about["crops"] = self.crops
+        return about
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What came of a lesson.
+
+    Args:
+        lesson: it.
+        predictor: adapted.
+        network: the same, as a bundle holds it.
+        confidence: how sure it is.
+        alarms: how often of tumour-free patients, where there were any.
+    """
+
+    lesson: _Lesson
+    predictor: Predictor
+    network: nn.Sequential
+    confidence: Confidence = field(default_factory=Confidence)
+    alarms: Mapping[str, Any] = field(default_factory=dict)
+
+    def about(self) -> dict[str, Any]:
+        """What adapting changed, and what is known of its certainty."""
+        return {
+            **self.alarms,
+            "weights_before": fingerprint(self.lesson.run.learner),
+            "weights_after": fingerprint(folded(self.network, self.confidence.temperature)),
+            "confidence": self.confidence.about(),
+        }
+
+    def write(self, about: Mapping[str, Any], out: str | os.PathLike[str]) -> Path:
+        """The bundle."""
+        return export(
+            self.predictor,
+            plan=self.lesson.run.plan,
+            network_spec=self.lesson.run.network,
+            classes=self.lesson.examples.classes,
+            task=self.lesson.run.task,
+            about=about,
+            confidence=self.confidence,
+            out=out,
+        )
+
+
+def _read(volumes: Sequence[Volume], plan: Plan, track: Track) -> tuple[Prepared, ...]:
     store = Store(plan)
-    return [store.read(v) for v in track(volumes, description="reading the support", total=len(volumes))]
-
-
-def _alarms(cohort: Cohort, plan: Plan, network: Any, examples: Examples, least_ml: float) -> dict[str, Any]:
-    """The rate of false alarms, where the support folder has patients free of the tumour."""
-    free = [v for v in cohort.volumes if v.tumour is None] if examples.segments else []
-    if not free:
-        return {}
-    scans = _read(free, plan, silent)
-    return {"false_alarms": false_alarms(network, plan, scans, len(examples.classes), least_ml=least_ml)}
+    read = track(volumes, description="reading the support", total=len(volumes))
+    return tuple(store.read(v) for v in read)
 
 
 def _chosen(
@@ -152,28 +227,6 @@ def _chosen(
 def _against_rest(prepared: Sequence[Prepared], tumour: str, run: Run, seed: int) -> Examples:
     named = [replace(p, tumour=tumour if p.tumour == tumour else "rest") for p in prepared]
     return support_examples(named, run.plan, generator_of(seed), classes=("rest", tumour))
-
-
-def _about(
-    run: Run, prepared: Sequence[Prepared], examples: Examples, seed: int, crops: int
-) -> dict[str, Any]:
-    packages = ("medmeta", "monai", "torch", "numpy")
-    options = dict(run.learner.options)
-    about = {
-        "learner": run.learner.name,
-        "shots": len({p.patient for p in prepared}),
-        "examples": len(examples.image),
-        "seed": seed,
-        "support": sorted({p.patient for p in prepared}),
-        "trained_on": list(run.types),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-    steps = options.get("adapt_steps", options.get("steps"))
-    if steps is not None:
-        about["steps"] = steps
-    if run.task == "segmentation":
-        about["crops"] = crops
-    return about
 
 
 def fingerprint(module: Any) -> str:

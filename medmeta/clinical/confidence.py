@@ -96,8 +96,8 @@ class Likeness:
 
         Example:
             >>> like = Likeness(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), own=1)
-            >>> like.distances(torch.tensor([[1.0, 4.0], [1.0, 2.0]]))
-            (0.7071067811865476, 1.4142135623730951)
+            >>> [round(d, 6) for d in like.distances(torch.tensor([[1.0, 4.0], [1.0, 2.0]]))]
+            [0.707107, 1.414214]
         """
         shift = (described[0] - self.centre[0]) / self.centre[1]
         varies = described[1] > 2 * FLAT
@@ -175,6 +175,11 @@ class Confidence:
     least_ml: float = 0.0
     likeness: Likeness | None = None
     why: str = "not fitted"
+
+    @property
+    def centre(self) -> Tensor | None:
+        """Moments of the support's features, where they are known."""
+        return None if self.likeness is None else self.likeness.centre
 
     def about(self) -> dict[str, Any]:
         """As the bundle's metadata have it."""

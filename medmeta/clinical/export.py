@@ -85,14 +85,28 @@ def export(
     layers = _layers(network, network_spec)
     _refuse_other(network, layers, plan, classes)
     described = metadata(plan, classes, task, about or {}, needs_medmeta=needs_medmeta(layers))
-    texts = {
+    written = texts(described, plan, as_json(inference(plan, layers)))
+    return write(folder, network, plan, written, centre=sure.centre)
+
+
+def texts(
+    described: Mapping[str, Any], plan: Plan, configuration: str, data_licence: str = DATA_LICENCE
+) -> dict[str, str]:
+    """What a person or MONAI reads of a bundle, by file name.
+
+    Args:
+        described: the metadata.
+        plan: the preprocessing.
+        configuration: of inference.
+        data_licence: of the data that the weights were learnt from.
+    """
+    return {
         names.METADATA: as_json(described),
-        names.INFERENCE: as_json(inference(plan, layers)),
+        names.INFERENCE: configuration,
         names.CARD: card(described, plan),
-        names.DATA_LICENCE: DATA_LICENCE,
+        names.DATA_LICENCE: data_licence,
         names.LICENCE: licence(),
     }
-    return write(folder, network, plan, texts, centre=None if sure.likeness is None else sure.likeness.centre)
 
 
 def home_form(predictor: Predictor) -> nn.Sequential:

@@ -12,8 +12,7 @@ from torch import nn
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.card import card, licence
-from medmeta.clinical.export import as_json, write
+from medmeta.clinical.export import texts, write
 from medmeta.clinical.loading import load_bundle
 from medmeta.errors import new_folder
 
@@ -53,17 +52,15 @@ def hand_on(
         own = dict(described["medmeta"])
         own["results"] = _results(Path(results))
         described["medmeta"] = own
-    texts = {
-        names.METADATA: as_json(described),
-        names.INFERENCE: (source / names.INFERENCE).read_text(encoding="utf-8"),
-        names.CARD: card(described, opened.plan),
-        names.DATA_LICENCE: _text(Path(data_licence or source / names.DATA_LICENCE)),
-        names.LICENCE: licence(),
-    }
+    written = texts(
+        described,
+        opened.plan,
+        (source / names.INFERENCE).read_text(encoding="utf-8"),
+        _text(Path(data_licence or source / names.DATA_LICENCE)),
+    )
     assert isinstance(opened.network, nn.Sequential)
-    like = opened.confidence.likeness
-    centre = None if like is None else like.centre
-    return write(folder, opened.network.eval(), opened.plan, texts, centre=centre, onnx=onnx)
+    centre = opened.confidence.centre
+    return write(folder, opened.network.eval(), opened.plan, written, centre=centre, onnx=onnx)
 
 
 def _text(file: Path) -> str:

@@ -76,29 +76,32 @@ def predict(
     """
     refuse_formats(formats)
     predictor = bundle if isinstance(bundle, BundlePredictor) else load_bundle(bundle)
-    folder = Path(out)
-    cases = name_cases(inputs, folder)
-    _refuse_store(predictor, cases, formats)
-    outlines = _outlines(predictor, list(cases), masks)
-    there = [name for name in cases if (folder / name).exists()]
-    if there and not resume:
-        raise BundleError(
-            "a folder without these cases",
-            found=f"{len(there)} of {len(cases)} there",
-            cure="Give another --out, or --resume to pass over them.",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    job = _Job(predictor, folder, tuple(formats), series)
+    job = _Job(predictor, Path(out), tuple(formats), series)
+    cases = job.cases(inputs, masks, resume=resume)
+    job.out.mkdir(parents=True, exist_ok=True)
     results = []
-    for name in track(cases, description="predicting", total=len(cases)):
-        if name in there:
-            one = job.again(name, cases[name])
-        else:
-            one = job.case(name, cases[name], outlines.get(name))
-        results.append(one)
+    for case in track(cases, description="predicting", total=len(cases)):
+        results.append(job.again(case) if case.there else job.once(case))
         if tell is not None:
-            tell(one)
+            tell(results[-1])
     return results
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One scan to predict.
+
+    Args:
+        name: of its folder.
+        source: where the scan is.
+        mask: file that outlines its lesion, where lesions are classified.
+        there: whether an earlier run has done it.
+    """
+
+    name: str
+    source: Source
+    mask: Path | None
+    there: bool
 
 
 def _refuse_store(predictor: BundlePredictor, cases: Mapping[str, Source], formats: Sequence[str]) -> None:
@@ -138,12 +141,36 @@ class _Job:
     formats: tuple[str, ...]
     series: Choice | None
 
-    def case(self, name: str, source: Source, mask: Path | None) -> dict[str, Any]:
+    def cases(
+        self,
+        inputs: Iterable[Input | Sequence[Input] | Study],
+        masks: Iterable[Input] | None,
+        *,
+        resume: bool,
+    ) -> list[_Case]:
+        """All cases by name; refused where one is there and was not to be passed over."""
+        named = name_cases(inputs, self.out)
+        _refuse_store(self.predictor, named, self.formats)
+        outlines = _outlines(self.predictor, list(named), masks)
+        cases = [
+            _Case(name, source, outlines.get(name), (self.out / name).exists())
+            for name, source in named.items()
+        ]
+        there = sum(case.there for case in cases)
+        if there and not resume:
+            raise BundleError(
+                "a folder without these cases",
+                found=f"{there} of {len(cases)} there",
+                cure="Give another --out, or --resume to pass over them.",
+            )
+        return cases
+
+    def once(self, case: _Case) -> dict[str, Any]:
         """One case, whole or not at all; its result says which."""
-        temporary = self.out / f".{name}.{secrets.token_hex(4)}"
+        name, temporary = case.name, self.out / f".{case.name}.{secrets.token_hex(4)}"
         done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
         try:
-            found = self._written(source, temporary, name, mask)
+            found = self._written(case, temporary)
             os.replace(temporary, self.out / name)
             files = [f"{name}/{file.name}" for file in sorted((self.out / name).iterdir())]
             return {**done, **found, "ok": True, "files": files}
@@ -158,27 +185,26 @@ class _Job:
         finally:
             remove(temporary)
 
-    def again(self, name: str, source: Source) -> dict[str, Any]:
+    def again(self, case: _Case) -> dict[str, Any]:
         """A case that is there: passed over, but stored where it was not."""
-        done: dict[str, Any] = {"case": name, "ok": True, "message": "", "files": [], "skipped": True}
+        done: dict[str, Any] = {"case": case.name, "ok": True, "message": "", "files": [], "skipped": True}
         try:
-            return {**done, **_stored(source, self.out / name)}
+            return {**done, **_stored(case.source, self.out / case.name)}
         except MedmetaError as error:
             return {**done, "ok": False, "message": str(error)}
 
-    def _written(self, source: Source, folder: Path, name: str, mask: Path | None) -> dict[str, Any]:
+    def _written(self, case: _Case, folder: Path) -> dict[str, Any]:
         """Everything in a temporary folder, and in the archive where that is asked for."""
-        predictor = self.predictor
+        predictor, stem = self.predictor, folder / case.name
         rules = rules_of(predictor.about, predictor.plan, self.series)
-        with opened(source, predictor.plan.channels, rules) as scanned:
+        with opened(case.source, predictor.plan.channels, rules) as scanned:
             folder.mkdir()
             if predictor.task == "classification":
-                return _classify(predictor, scanned, mask, folder / f"{name}.json")
+                return _classify(predictor, scanned, case.mask, stem.with_name(f"{case.name}.json"))
             found = segment(predictor, scanned.image)
             maker = Maker(str(predictor.about.get("name", "medmeta")), predictor.manifest)
-            stem = folder / name
             facts = write_segmentation(found, scanned, predictor.classes, stem, self.formats, maker)
-        return {**facts, **_stored(source, folder)}
+        return {**facts, **_stored(case.source, folder)}
 
 
 def _stored(source: Source, folder: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def unpacked(path: Path) -> Iterator[Path]:
             raise VolumeError("not-found", found="nothing", where=path) from None
         except (zipfile.BadZipFile, zlib.error, EOFError):
             raise VolumeError("damaged-file", found="a broken zip", where=path) from None
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError):  # zipfile's, of a method it lacks and of a password
             raise VolumeError("unreadable", found="an encrypted or strange zip", where=path) from None
         except OSError as error:
             raise VolumeError("unreadable", found=type(error).__name__, where=path) from None
