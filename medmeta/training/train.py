@@ -49,7 +49,8 @@ class Recipe:
         patch: voxels of a crop, or of a whole volume or lesion when classifying.
         lesion: classify outlined lesions with so many mm around them; None classifies whole scans.
         validate_on: types for early stopping, neither trained on nor held out.
-        augment: of training episodes.
+        augment: of training episodes; none for a learner of whole scans, into which it would move their
+            surroundings.
         seed: everything random is derived from it.
     """
 
@@ -132,7 +133,7 @@ def train(
             query=recipe.query,
             way=recipe.way,
             crops=recipe.crops,
-            augment=recipe.augment,
+            augment=None if _whole_scans(recipe) else recipe.augment,
             against=recipe.against,
         )
         network = dict(recipe.network or _network(recipe, store.plan))
@@ -291,8 +292,13 @@ def plan_for(volumes: Sequence[Volume], recipe: Recipe) -> Plan:
         patch=recipe.patch,
         whole=recipe.task == "classification",
         lesion=recipe.lesion,
-        cover=recipe.task == "segmentation" and getattr(_probe(recipe), "whole_scans", False),
+        cover=_whole_scans(recipe),
     )
+
+
+def _whole_scans(recipe: Recipe) -> bool:
+    """Whether the learner looks at scans as a whole: then what lies around a scan must stay as it is."""
+    return recipe.task == "segmentation" and getattr(_probe(recipe), "whole_scans", False)
 
 
 def _probe(recipe: Recipe) -> Learner:

@@ -144,7 +144,7 @@ def test_a_learner_of_whole_scans_sees_them_and_the_same_episodes_again(
     cohort: Cohort, tmp_path: Path
 ) -> None:
     schedule = Schedule(steps=4, meta_batch=1)
-    recipe = replace(RECIPE, learner="ranked-regions", warm=None, patch=None, schedule=schedule, augment=None)
+    recipe = replace(RECIPE, learner="ranked-regions", warm=None, patch=None, schedule=schedule)
     run = train(cohort, replace(recipe, options={"pool": 1, "drop": 0.0}), out=tmp_path / "run")
     assert run.plan.patch == (16, 16, 16)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
