@@ -85,9 +85,13 @@ def _cut(own: Maps, source: int, level: float) -> Iterator[Region]:
         return
     speaks = ndimage.sum(own - level + 0.05, pieces, np.arange(1, count + 1))
     total = float(speaks.sum())
+    boxes = ndimage.find_objects(pieces)
     for rank, piece in enumerate(np.argsort(-speaks, kind="stable")[:PIECES]):
-        mask = ndimage.binary_fill_holes(pieces == piece + 1)
-        if FEWEST <= mask.sum() <= LARGEST * mask.size:
+        box = boxes[piece]
+        filled = ndimage.binary_fill_holes(pieces[box] == piece + 1)  # a hole never reaches the box's sides
+        if FEWEST <= filled.sum() <= LARGEST * own.size:
+            mask = np.zeros(own.shape, bool)
+            mask[box] = filled
             yield Region(mask, source, level, rank, float(speaks[piece]) / total)
 
 
