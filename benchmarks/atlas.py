@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -52,8 +51,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "stroke, pancreas, prostate": ("brain_stroke", "brain_haemorrhage", "pancreas_", "prostate_"),
 }
 VALIDATION = ("brain_haemorrhage", "lung_", "kidney_", "pancreas_")
-"""Rates and steps are chosen on lesions of these families, where not held out, by trainings without them;
-what is then tested is trained on them, too."""
+"""Families left out of every training: rates and steps are chosen on their lesions, where not held out."""
 NEIGHBOURS = 10
 """Where patients are unknown, images numbered no further apart than this are taken for one patient's: the
 sources list a patient's slices one after the other, and about a dozen of them."""
@@ -194,8 +192,7 @@ class Pool:
         number = index % (self.each * len(SHOTS) * len(self.sets))
         own, turn = self.sets[number % len(self.sets)], number // len(self.sets)
         shot = min(SHOTS[turn % len(SHOTS)], len(set(own.patients)) - 1)
-        generator = generator_of(self.seed, 500, crc32(own.name.encode()), turn)  # whatever the split
-        support, query = own.draw(shot, self.query, generator)
+        support, query = own.draw(shot, self.query, generator_of(self.seed, 500, number))
         return Episode(own.pick(support), own.pick(query))
 
 
@@ -334,20 +331,11 @@ SWAPPED = "pre-trained, refined"
 
 @dataclass
 class Split:
-    """One family held out: what is trained on, what rates are chosen on, what is tested.
-
-    Args:
-        group: the family.
-        train: what is trained on to choose rates and steps by ``validate``.
-        validate: lesions on which they are chosen.
-        every: what is trained on with rates and steps chosen: all that is not held out.
-        test: what is tested.
-    """
+    """One family held out: what is trained on, what rates are chosen on, what is tested."""
 
     group: str
     train: tuple[Atlas, ...]
     validate: tuple[Atlas, ...]
-    every: tuple[Atlas, ...]
     test: tuple[Atlas, ...]
 
     @property
@@ -363,7 +351,7 @@ def split(sets: Sequence[Atlas], group: str, organs: bool) -> Split:
     validate = tuple(s for s in rest if s.name.startswith(VALIDATION) and s.kind != "organ")
     seen = {one.numpy().tobytes() for s in rest for one in s.image}
     assert not any(one.numpy().tobytes() in seen for s in test for one in s.image), f"{group} leaks"
-    return Split(group, train, validate, tuple(rest), tuple(s for s in test if organs or s.kind != "organ"))
+    return Split(group, train, validate, tuple(s for s in test if organs or s.kind != "organ"))
 
 
 @dataclass(frozen=True)
