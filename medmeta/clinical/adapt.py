@@ -72,8 +72,8 @@ def adapt(
     trained = run if isinstance(run, Run) else open_run(run)
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
     lesson = _Lesson.read(trained, cohort, tumour, seed=seed, crops=crops, track=track)
+    series = series_rules(lesson.volumes, description)  # refuses before anything is learnt
     learnt = lesson.learnt(safeguard=safeguard, calibrated=calibrated)
-    series = series_rules(lesson.volumes, description)
     seconds = round(time.monotonic() - began, 1)
     return learnt.write({**lesson.about(), "series": series, **learnt.about(), "seconds": seconds}, out)
 
