@@ -66,7 +66,7 @@ def test_seconds_without_a_step_are_spent() -> None:
 def test_a_training_killed_in_a_leg_goes_on_and_ends(tmp_path: Path) -> None:
     class Kills(Points):
         def __getitem__(self, index: int) -> Episode:
-            if index == 41:
+            if index == 11:
                 raise Stopped
             return super().__getitem__(index)
 
@@ -74,14 +74,14 @@ def test_a_training_killed_in_a_leg_goes_on_and_ends(tmp_path: Path) -> None:
         made, bars = learner(), rich.progress.Progress(disable=True)
         rates = partial(Schedule, meta_batch=2, rate=1e-2, save_every=10**6)
         with contextlib.suppress(Stopped):
-            train_for(made, source, rates, 0.02, tmp_path, bars)
+            train_for(made, source, rates, 0.05, tmp_path, bars)
         state = read_tensors(tmp_path / "last.safetensors")[1]
         return Plan(**json.loads((tmp_path / "plan.json").read_text())), state["progress"]["step"]
 
     plan, saved = run(Kills())
-    assert saved <= plan.done == 20  # what was not saved is taken again
+    assert (plan.done, saved) == (5, 4)  # in the second leg; what was not saved is taken again
     plan, saved = run(Points())
     assert plan.done == plan.steps == saved
-    assert plan.spent == pytest.approx(1.2, rel=0.2)
+    assert plan.spent == pytest.approx(3.0, rel=0.3)
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, plan.done + 1))
