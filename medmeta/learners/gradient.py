@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medmeta.episodes.examples import Episode, Examples
@@ -25,15 +23,15 @@ from medmeta.learners.batch import (
     whole,
 )
 from medmeta.learners.compiled import Compiled
+from medmeta.learners.descent import Descent, added_slopes
 from medmeta.learners.episodic import BOTH
-from medmeta.learners.folding import LastLayer, last_layer
-from medmeta.learners.head import Head, class_sums, logits, prototype_head
+from medmeta.learners.functional import Functional, fitting
+from medmeta.learners.head import Head, class_means, prototype_head
 from medmeta.learners.inner import Inner
-from medmeta.learners.loss import Balance, example_loss
+from medmeta.learners.loss import example_loss
 from medmeta.learners.metagradient import (
     InnerLoop,
     Weights,
-    autograd_slope,
     batched,
     implicit,
     meta_gradient,
@@ -43,8 +41,9 @@ from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.quick import QuickLayers
 from medmeta.learners.rates import SPEED, first_rates, rates_at
-from medmeta.networks import feature_size, features
-from medmeta.shape import Feature, Image, Logits
+from medmeta.learners.stacking import stacked, task_of, unbatchable
+from medmeta.networks import feature_size
+from medmeta.shape import Feature
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +65,9 @@ class GradientLearner(nn.Module):
             inner = replace(inner, feature=feature_size(network))
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
-        self.places = places(network)
+        self.functional = Functional(network, half=inner.precision == "bf16")
         body = [f"network.{n}" for n, _ in network.named_parameters()] if inner.moves == "all" else []
         self.moving_names = ["head.weight", "head.bias", *body]
-        self.last: LastLayer | None = None
-        self.looked = False
         self.compiled = Compiled()
         self.head = nn.ParameterDict()
         if inner.rows and inner.feature:
@@ -98,34 +95,16 @@ class GradientLearner(nn.Module):
     def _rates(self, meta: Weights, step: int) -> dict[str, Tensor | float]:
         return rates_at(meta, self.moving_names, step, self.inner.rate)
 
-    def _feature(
-        self, weights: Weights, image: Image, *, dense: bool, layer: Weights | None = None
-    ) -> Feature:
-        body = {place: weights[f"network.{name}"] for place, name in self.places.items()} | (layer or {})
-        half = self.inner.precision == "bf16"
-        with torch.autocast(image.device.type, torch.bfloat16) if half else nullcontext():
-            output = functional_call(self.network, body, (image,), tie_weights=False)
-        return features(output, tuple(image.shape[2:]), dense=dense).to(image.dtype)
-
-    def _logits(self, moving: Weights, meta: Weights, image: Image, *, dense: bool) -> Logits:
-        weights, head = meta | moving, Head(moving["head.weight"], moving["head.bias"])
-        last = self.last
-        if last and dense and last.gains(head):
-            layer = last.fold({n: weights[f"network.{n}"] for n in last.names}, head)
-            guess = self._feature(weights, image, dense=True, layer=layer)
-            return guess if last.bias else guess + head.bias.reshape(-1, *[1] * (guess.ndim - 2))
-        return _fitting(self._feature(weights, image, dense=dense), head)
-
     def _look(self, examples: Examples) -> None:
         """Find, once, the layer that a head can be multiplied into."""
-        if examples.segments and not self.looked and self.inner.precision == "full":
-            image = whole(examples, parameter_like(self.network)).image
-            self.last, self.looked = last_layer(self.network, image), True
+        if examples.segments:
+            self.functional.look(whole(examples, parameter_like(self.network)).image)
 
     def _loss(self, moving: Weights, meta: Weights, parts: Sequence[Piece]) -> Tensor:
         losses = []
         for part in parts:
-            guess = self._logits(moving, meta, part.image, dense=part.dense)
+            head = Head(moving["head.weight"], moving["head.bias"])
+            guess = self.functional.logits(meta | moving, head, part.image, dense=part.dense)
             losses.append(part.part * example_loss(guess, part.target, part.share).mean())
         return sum(losses[1:], losses[0])
 
@@ -135,8 +114,8 @@ class GradientLearner(nn.Module):
 
         def loss(moving: Weights, meta: Weights) -> Tensor:
             if not known or known[0][0] is not meta:
-                known[:] = [(meta, self._feature(meta, part.image, dense=part.dense))]
-            guess = _fitting(known[0][1], Head(moving["head.weight"], moving["head.bias"]))
+                known[:] = [(meta, self.functional.feature(meta, part.image, dense=part.dense))]
+            guess = fitting(known[0][1], Head(moving["head.weight"], moving["head.bias"]))
             return part.part * example_loss(guess, part.target, part.share).mean()
 
         return loss
@@ -152,7 +131,7 @@ class GradientLearner(nn.Module):
         if self.inner.head == "learned" and (known := self._rows(meta, classes)) is not None:
             return known
         with torch.no_grad():
-            feature = self._feature(meta, parts[0].image[:1], dense=parts[0].dense)
+            feature = self.functional.feature(meta, parts[0].image[:1], dense=parts[0].dense)
         return Head(feature.new_zeros(len(classes), feature.shape[1]), feature.new_zeros(len(classes)))
 
     def _rows(self, meta: Weights, classes: Sequence[str]) -> Head | None:
@@ -172,8 +151,7 @@ class GradientLearner(nn.Module):
         return head
 
     def _prototypes(self, meta: Weights, parts: Sequence[Piece]) -> Head:
-        sums = [class_sums(self._feature(meta, p.image, dense=p.dense), p.target) for p in parts]
-        mean = torch.stack([s for s, _ in sums]).sum(0) / torch.stack([c for _, c in sums]).sum(0)
+        mean = class_means((self.functional.feature(meta, p.image, dense=p.dense), p.target) for p in parts)
         scale = mean.shape[1] ** -0.5
         return prototype_head(mean, scale * torch.exp(SPEED * meta["scale"]) if "scale" in meta else scale)
 
@@ -307,29 +285,17 @@ class GradientLearner(nn.Module):
         for episode in episodes:
             check_support(episode.support)
         sets = [(whole(e.support, like), whole(e.query, like)) for e in episodes]
-        data = {
-            f"{side}{name}": torch.stack([value(pair[side]) for pair in sets])
-            for side in (0, 1)
-            for name, value in _TENSORS.items()
-        }
+        data = stacked(sets)
 
         def loop(tensors: Weights) -> InnerLoop:
-            support, query = (
-                Piece(
-                    tensors[f"{s}image"],
-                    tensors[f"{s}target"],
-                    Balance(tensors[f"{s}weight"], tensors[f"{s}lesion"]),
-                    1.0,
-                )
-                for s in (0, 1)
-            )
-            return self.inner_loop(support, query, classes, emphasis)
+            return self.inner_loop(*task_of(tensors), classes, emphasis)
 
         def together(tensors: Weights, meta: Weights) -> tuple[Tensor, Weights]:
             return batched(loop, tensors, meta, order=order)
 
         if self.inner.backend == "compiled" and self._annealed == 1.0:  # before, each step is of its own kind
-            losses, gradient = self.compiled((order, classes, self.last), together, data, self.meta())
+            kind = (order, classes, self.functional.last)
+            losses, gradient = self.compiled(kind, together, data, self.meta())
         else:
             losses, gradient = together(data, self.meta())
         self._add(gradient, scale)
@@ -345,21 +311,15 @@ class GradientLearner(nn.Module):
         with still(self.network), torch.no_grad(), QuickLayers():
             self._look(support)
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
-        start, adam, loops = moving, Adam(), self._loops(parts)
+        descent, loops = Descent(self.inner, moving), self._loops(parts)
         yield moving
         for index in range(steps):
             if parts[0].dense:  # whose features of a whole set would be too large to keep
                 loops = self._loops(parts)
             with still(self.network):
-                slopes = _slopes(loops, moving, meta)
-            if self.inner.proximity:
-                slopes = {n: s + self.inner.proximity * (moving[n] - start[n]) for n, s in slopes.items()}
-            if self.inner.clip:
-                slopes = clipped(slopes, self.inner.clip)
-            if self.inner.optimiser == "adam":
-                slopes = adam.direction(slopes)
-            rate = self._rates(meta, index)
-            moving = {n: moving[n] - rate[n] * slopes[n] for n in moving}
+                slopes = added_slopes(loops, moving, meta)
+            direction, rate = descent(moving, slopes), self._rates(meta, index)
+            moving = {n: moving[n] - rate[n] * direction[n] for n in moving}
             yield moving
 
     def _loops(self, parts: Sequence[Piece]) -> list[InnerLoop]:
@@ -389,57 +349,6 @@ class GradientLearner(nn.Module):
         return LinearPredictor(network, Head(moving["head.weight"], moving["head.bias"]), support)
 
 
-_TENSORS: Mapping[str, Callable[[Piece], Tensor]] = {
-    "image": lambda piece: piece.image,
-    "target": lambda piece: piece.target,
-    "weight": lambda piece: piece.share.weight,
-    "lesion": lambda piece: piece.share.lesion,
-}
-
-
-def places(network: nn.Module) -> dict[str, str]:
-    """Name every place that holds a weight, and the weight it holds; tied weights have several places.
-
-    ``functional_call`` left to itself swaps a module that goes by two names (DynUNet's) twice, and leaves the
-    borrowed weights in it.
-
-    Example:
-        >>> layer = nn.Linear(2, 2, bias=False)
-        >>> tied = nn.ModuleDict({"a": layer, "b": nn.Linear(2, 2, bias=False), "c": layer})
-        >>> tied["b"].weight = layer.weight
-        >>> places(tied)
-        {'a.weight': 'a.weight', 'b.weight': 'a.weight'}
-    """
-    names = {id(weight): name for name, weight in network.named_parameters()}
-    return {
-        f"{path}.{name}" if path else name: names[id(weight)]
-        for path, module in network.named_modules()
-        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False)
-    }
-
-
-def _fitting(feature: Feature, head: Head) -> Logits:
-    """Apply a head to features of the size it is for."""
-    if head.weight.shape[1] != feature.shape[1]:
-        raise LearnerError(
-            f"a network of {head.weight.shape[1]} features for this head",
-            found=f"{feature.shape[1]}",
-            cure=f"Create the learner with feature={feature.shape[1]}.",
-        )
-    return logits(feature, head)
-
-
-def _slopes(loops: Sequence[InnerLoop], moving: Weights, meta: Weights) -> Weights:
-    """Add up the slopes of the pieces of a set."""
-    total: Weights = {}
-    for loop in loops:
-        leaves = {n: w.detach().requires_grad_() for n, w in moving.items()}
-        with torch.enable_grad(), QuickLayers():
-            slopes = autograd_slope(loop, leaves, meta, False)
-        total = {n: total[n] + s if n in total else s for n, s in slopes.items()}
-    return total
-
-
 def _together(episode: Episode) -> Examples:
     """Support and query as one set, for learners that do not tell them apart."""
     return Examples(
@@ -447,40 +356,3 @@ def _together(episode: Episode) -> Examples:
         torch.cat([episode.support.label, episode.query.label]),
         episode.support.classes,
     )
-
-
-def unbatchable(network: nn.Module, episodes: Sequence[Episode]) -> str:
-    """Say why tasks cannot run at once, or nothing."""
-    shapes = {(e.support.image.shape, e.query.image.shape, len(e.support.classes)) for e in episodes}
-    if len(shapes) > 1:
-        return "their shots or sizes differ"
-    for name, module in network.named_modules():
-        if getattr(module, "use_checkpoint", False) is True:
-            return f"layer {name or type(network).__name__} checkpoints activations, which torch.func refuses"
-    return ""
-
-
-def clipped(slopes: Weights, limit: float) -> Weights:
-    """Shorten slopes to a length of ``limit``, all weights together."""
-    length = torch.stack([s.square().sum() for s in slopes.values()]).sum().sqrt()
-    return {n: s * (limit / length.clamp(min=1e-12)).clamp(max=1.0) for n, s in slopes.items()}
-
-
-class Adam:
-    """Direction of Adam (Kingma & Ba 2015, algorithm 1), from the slopes seen so far."""
-
-    def __init__(self, decay: tuple[float, float] = (0.9, 0.999), tiny: float = 1e-8) -> None:
-        self.decay, self.tiny, self.time = decay, tiny, 0
-        self.mean: Weights = {}
-        self.square: Weights = {}
-
-    def direction(self, slopes: Weights) -> Weights:
-        """Take in the slopes of one more step."""
-        self.time += 1
-        first, second = self.decay
-        for name, slope in slopes.items():
-            zero = torch.zeros_like(slope)
-            self.mean[name] = first * self.mean.get(name, zero) + (1 - first) * slope
-            self.square[name] = second * self.square.get(name, zero) + (1 - second) * slope.square()
-        one, two = 1 - first**self.time, 1 - second**self.time
-        return {n: self.mean[n] / one / ((self.square[n] / two).sqrt() + self.tiny) for n in slopes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,22 @@ def class_sums(feature: Feature, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     flat, hot = feature.reshape(*feature.shape[:2], -1), target.reshape(*target.shape[:2], -1)
     return torch.einsum("nfs,nws->wf", flat, hot), hot.sum([0, 2]).unsqueeze(1)
+
+
+def class_means(parts: Iterable[tuple[Feature, Tensor]]) -> Tensor:
+    """The mean feature of each class, ``(way, feature)``, over a set in pieces.
+
+    Args:
+        parts: features ``(n, feature, *space)`` and one-hot labels ``(n, way, *space)`` of each piece.
+
+    Example:
+        >>> one, two = torch.tensor([[1.0], [5.0]]), torch.tensor([[3.0]])
+        >>> class_means([(one, torch.eye(2)), (two, torch.tensor([[1.0, 0.0]]))])
+        tensor([[2.],
+                [5.]])
+    """
+    sums, counts = zip(*(class_sums(feature, target) for feature, target in parts), strict=True)
+    return torch.stack(sums).sum(0) / torch.stack(counts).sum(0)
 
 
 def prototype_head(prototypes: Tensor, scale: Tensor | float = 1.0) -> Head:

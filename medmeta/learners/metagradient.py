@@ -90,12 +90,27 @@ def step(
     """Take one gradient step; with ``graph``, one that can itself be differentiated."""
     slopes = loop.slope(loop, moving, meta, graph)
     if anchor is not None and loop.proximity:
-        slopes = {n: s + loop.proximity * (moving[n] - anchor[n]) for n, s in slopes.items()}
+        slopes = pulled(slopes, moving, anchor, loop.proximity)
     if loop.clip:
-        length = torch.stack([s.square().sum() for s in slopes.values()]).sum().clamp(min=1e-24).sqrt()
-        slopes = {n: s * (loop.clip / length).clamp(max=1.0) for n, s in slopes.items()}
+        slopes = clipped(slopes, loop.clip)
     rate = loop.rate(meta, index)
     return {n: _less(w, slopes[n], rate[n]) for n, w in moving.items()}
+
+
+def pulled(slopes: Weights, moving: Weights, start: Weights, proximity: float) -> Weights:
+    """Add the slopes of ``proximity / 2 |moving - start|^2``."""
+    return {n: s + proximity * (moving[n] - start[n]) for n, s in slopes.items()}
+
+
+def clipped(slopes: Weights, limit: float) -> Weights:
+    """Shorten slopes to a length of ``limit``, all weights together; where they are zero it has a slope, too.
+
+    Example:
+        >>> clipped({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}, 1.0)
+        {'a': tensor([0.6000]), 'b': tensor([0.8000])}
+    """
+    length = torch.stack([s.square().sum() for s in slopes.values()]).sum().clamp(min=1e-24).sqrt()
+    return {n: s * (limit / length).clamp(max=1.0) for n, s in slopes.items()}
 
 
 def _less(weight: Tensor, slope: Tensor, rate: Tensor | float) -> Tensor:

@@ -13,7 +13,7 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.errors import nearest
 from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
-from medmeta.learners.head import Head, class_sums, logits, prototype_head
+from medmeta.learners.head import Head, class_means, logits, prototype_head
 from medmeta.learners.loss import example_loss
 from medmeta.learners.predictor import LinearPredictor, unit_length
 from medmeta.learners.protocol import LearnerError
@@ -55,8 +55,7 @@ class PrototypeLearner(EpisodicLearner):
         return F.normalize(feature, dim=1, eps=1e-6) if self.cosine else feature
 
     def _head(self, parts: Sequence[Piece]) -> Head:
-        sums = [class_sums(self._place(p.image, dense=p.dense), p.target) for p in parts]
-        mean = torch.stack([s for s, _ in sums]).sum(0) / torch.stack([c for _, c in sums]).sum(0)
+        mean = class_means((self._place(p.image, dense=p.dense), p.target) for p in parts)
         if self.cosine:
             weight = self.log_scale.exp() * F.normalize(mean, dim=1, eps=1e-6)
             return Head(weight, torch.zeros_like(weight[:, 0]))

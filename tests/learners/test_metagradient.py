@@ -664,9 +664,9 @@ def test_a_head_in_the_last_layer_changes_no_gradient(
         learner = create_learner("proto-maml", network(kind, dims, side), steps=2)
         assert isinstance(learner, GradientLearner)
         if not folded:
-            monkeypatch.setattr(learner, "looked", True)
+            monkeypatch.setattr(learner.functional, "looked", True)
         losses = learner.backward([task], scale=1.0)
-        assert (learner.last is not None) == folded
+        assert (learner.functional.last is not None) == folded
         guess = learner.adapt(task.support)(task.query.image.double())
         found.append([losses, guess, *[p.grad for p in learner.parameters()]])
     for one, other in zip(*found, strict=True):
@@ -698,8 +698,8 @@ def test_only_an_output_that_is_a_layers_own_takes_the_head() -> None:
     learner, task = create_learner("proto-maml", without), episode(lesions, n=1)
     assert isinstance(learner, GradientLearner)
     learner.backward([task], scale=1.0)
-    assert learner.last is not None
-    assert not learner.last.bias
+    assert learner.functional.last is not None
+    assert not learner.functional.last.bias
     way, far = direction(learner), 1e-6
     measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
     assert abs(slope_along(learner, way) - measured) <= 1e-6 * abs(measured)
