@@ -45,7 +45,7 @@ def class_sums(feature: Feature, target: Tensor) -> tuple[Tensor, Tensor]:
     return torch.einsum("nfs,nws->wf", flat, hot), hot.sum([0, 2]).unsqueeze(1)
 
 
-def class_means(parts: Iterable[tuple[Feature, Tensor]]) -> Tensor:
+def class_means(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """The mean feature of each class, ``(way, feature)``, over a set in pieces.
 
     Args:
