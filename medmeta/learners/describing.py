@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -44,7 +46,9 @@ class Known:
         shown = [shape_of(Site.of(m), Picture.of(i)) for i, m in zip(images, masks, strict=True) if m.any()]
         size = masks[0].shape
         width = NARROW * float(np.mean(size))
-        likely = ndimage.gaussian_filter(np.mean([_stretched(m, size) for m in masks], axis=0), width)
+        likely = ndimage.gaussian_filter(
+            np.mean([stretched(m.astype(np.float32), size) for m in masks], axis=0), width
+        )
         return Known(
             np.stack([s.values() for s in shown]),
             np.array([s.place for s in shown]),
@@ -53,13 +57,18 @@ class Known:
         )
 
 
-def _stretched(mask: Mask, size: tuple[int, ...]) -> Maps:
-    """A mask at the same relative places of an image of another size."""
-    share = mask.astype(np.float32)
-    if mask.shape == size:
+def stretched(share: Maps, size: tuple[int, ...]) -> Maps:
+    """A map ``(*voxel)`` at the same relative places of an image of another size.
+
+    Example:
+        >>> stretched(np.array([0.0, 1.0], np.float32), (4,)).tolist()
+        [0.0, 0.25, 0.75, 1.0]
+    """
+    if share.shape == size:
         return share
-    factors = [new / old for new, old in zip(size, mask.shape, strict=True)]
-    return np.asarray(ndimage.zoom(share, factors, order=1, grid_mode=True, mode="nearest"), np.float32)
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    whole = torch.from_numpy(share)[None, None]
+    return F.interpolate(whole, size, mode=mode, align_corners=False)[0, 0].numpy()
 
 
 def describe(found: Sequence[Region], maps: Maps, image: Maps, known: Known) -> NDArray[np.float32]:
@@ -129,4 +138,4 @@ class _Scene:
         return np.array([*top, *more])
 
 
-__all__ = ["SIZE", "Known", "describe"]
+__all__ = ["SIZE", "Known", "describe", "stretched"]

@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners.batch import check_support, seeded
 from medmeta.learners.body import Maps, Mask
-from medmeta.learners.describing import SIZE, Known, describe
+from medmeta.learners.describing import SIZE, Known, describe, stretched
 from medmeta.learners.evidence import Evidence, learn
 from medmeta.learners.extent import extent, scans
 from medmeta.learners.predictor import LinearPredictor
@@ -146,9 +145,9 @@ class Proposing(nn.Module):
             self.register_buffer(name, torch.from_numpy(getattr(known, name)))
 
     @staticmethod
-    def of(support: Examples, c: int, seed: int) -> Proposing | None:
-        """Learn class ``c`` against all else; None where the support shows none, or nothing else."""
-        images, labels = zip(*scans(support), strict=True)
+    def of(support: Sequence[tuple[Tensor, Tensor]], c: int, seed: int) -> Proposing | None:
+        """Learn class ``c`` of :func:`scans` against all else; None where they show none, or nothing else."""
+        images, labels = zip(*support, strict=True)
         targets = [(label == c).numpy() for label in labels]
         evidence = learn(images, targets, seed)
         if evidence is None:
@@ -159,16 +158,9 @@ class Proposing(nn.Module):
         """Regions of one image ``(channel, *voxel)`` and their descriptions ``(regions + 1, SIZE)``."""
         maps = sources(self.evidence(image[None])[0])
         found = regions(maps)
-        known = Known(self.shapes.numpy(), self.places.numpy(), self._likely(image.shape[1:]), self.shot)
+        likely = stretched(self.likely.numpy(), tuple(image.shape[1:]))
+        known = Known(self.shapes.numpy(), self.places.numpy(), likely, self.shot)
         return found, torch.from_numpy(describe(found, maps, image.mean(0).numpy(), known))
-
-    def _likely(self, size: torch.Size) -> Maps:
-        if self.likely.shape == size:
-            return self.likely.numpy()
-        mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
-        return F.interpolate(self.likely[None, None], tuple(size), mode=mode, align_corners=False)[
-            0, 0
-        ].numpy()
 
     def sizes(self) -> dict[str, Any]:
         """Arguments that make one these weights fit."""
@@ -302,8 +294,8 @@ class RankedRegionsLearner(RidgeLearner):
         check_support(support)
         if not support.has_extent:
             return super().adapt(support)
-        support = in_order(support)
-        proposing = [Proposing.of(support, c, self.seed) for c in range(1, len(support.classes))]
+        shown = list(scans(in_order(support)))
+        proposing = [Proposing.of(shown, c, self.seed) for c in range(1, len(support.classes))]
         ranker = Ranker(*(self.options[o] for o in ("width", "members", "drop")))
         ranker.load_state_dict({k: v.detach().cpu().float() for k, v in self.ranker.state_dict().items()})
         return RankedRegionsPredictor(proposing, ranker)
@@ -336,13 +328,13 @@ def _key(episode: Episode) -> bytes:
 
 
 def _described(episode: Episode, seed: int) -> list[Told]:
-    support = in_order(episode.support)
+    support, query = list(scans(in_order(episode.support))), list(scans(episode.query))
     told = []
-    for c in range(1, len(support.classes)):
+    for c in range(1, len(episode.support.classes)):
         proposing = Proposing.of(support, c, seed)
         if proposing is None:
             continue
-        for image, label in scans(episode.query):
+        for image, label in query:
             found, rows = proposing(image)
             truth = (label == c).numpy()
             told.append(Told(rows, torch.from_numpy(_dice(found, truth))))
