@@ -158,11 +158,11 @@ def _means(results: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def inferer_of(predictor: BundlePredictor) -> Any:
-    """MONAI's inferer for a bundle: the one that the bundle's own ``inference.json`` has.
+def inferer_of(planned: BundlePredictor | Run) -> Any:
+    """MONAI's inferer for the plan of a bundle or a run: the one that a bundle's own ``inference.json`` has.
 
     Whole-scan prediction has the same windows and weights, and passes over those without any body.
     """
     from monai.bundle import ConfigComponent
 
-    return ConfigComponent(config=inferer(predictor.plan)).instantiate()
+    return ConfigComponent(config=inferer(planned.plan)).instantiate()
