@@ -37,15 +37,23 @@ def pixel_features(image: Image) -> Tensor:
         >>> pixel_features(torch.rand(1, 1, 16, 16)).shape
         torch.Size([1, 9, 16, 16])
     """
-    pool = POOL[image.ndim - 3]
     maps = [image]
     for side in SCALES:
-        sides = [min(side, s - 1 + s % 2) for s in image.shape[2:]]  # odd, and no larger than the image
-        halves = [s // 2 for s in sides]
-        mean = pool(image, sides, 1, halves, count_include_pad=False)
-        square = pool(image.square(), sides, 1, halves, count_include_pad=False)
+        mean, square = _windowed(image, side), _windowed(image.square(), side)
         maps += [mean, (square - mean.square()).clamp(min=0).sqrt()]
     return torch.cat([*maps, places(image)], 1)
+
+
+def _windowed(image: Image, side: int) -> Tensor:
+    """Means over windows of an odd ``side``, at most the image, axis by axis: a tenth of the cost in 3D."""
+    axes = image.ndim - 2
+    pool = POOL[axes - 1]
+    for axis in range(axes):
+        size = image.shape[2 + axis]
+        window = [1] * axes
+        window[axis] = min(side, size - 1 + size % 2)
+        image = pool(image, window, 1, [w // 2 for w in window], count_include_pad=False)
+    return image
 
 
 class RefinedPredictor(nn.Module):
