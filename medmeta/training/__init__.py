@@ -4,8 +4,9 @@ from medmeta.training.checkpoint import RunError
 from medmeta.training.engine import Trainer
 from medmeta.training.federated import Episodes, meta_score, meta_update
 from medmeta.training.outer import Schedule, Stopped, meta_train, own_device
+from medmeta.training.recipe import Recipe, plan_for, split
 from medmeta.training.run import Run, load_run, open_run
-from medmeta.training.train import Recipe, plan_for, split, train
+from medmeta.training.train import train
 
 __all__ = [
     "Episodes",

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from medmeta.training.events import Handlers
+from medmeta.training.recipe import Recipe
 from medmeta.training.run import Run
-from medmeta.training.train import Recipe, train
+from medmeta.training.train import train
 from medmeta.volumes import Cohort
 
 
