@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmeta.learners.body import Maps, Mask
 from medmeta.learners.forest import Forest
 from medmeta.learners.growing import Growing, Points, sampled
-from medmeta.learners.seen import gathered, voxel_looks, voxel_places
+from medmeta.learners.seen import seen
 
 VOXELS = 4000
 """Voxels of each support example that are learnt from, half of them of the tumour where it has so many."""
@@ -50,16 +50,16 @@ class Evidence(nn.Module):
 
     def forward(self, image: Tensor) -> Maps:
         """Images ``(n, channel, *voxel)`` to halved log-odds ``(n, 4, *voxel)`` of the tumour."""
-        return np.stack([self._one(one[None]) for one in image])
+        return np.stack([self._one(one) for one in image])
 
     def _one(self, image: Tensor) -> Maps:
-        look, place = gathered(voxel_looks(image)[0]), gathered(voxel_places(image)[0])
+        look, place = seen(image)
         both = np.concatenate([look, place], 1)
         trees = [grown(both if i % 2 == 0 else look) for i, grown in enumerate(self.forests)]
         with torch.no_grad():
             linear = self.linear((torch.from_numpy(look) - self.mean) / self.spread)[:, 0].sigmoid().numpy()
         said = np.stack([trees[0], trees[1], (trees[2] + trees[3]) / 2, linear]).clip(LEAST, 1 - LEAST)
-        return (np.log(said / (1 - said)) / 2).reshape(SPEAKERS, *image.shape[2:])
+        return (np.log(said / (1 - said)) / 2).reshape(SPEAKERS, *image.shape[1:])
 
     def sizes(self) -> dict[str, object]:
         """Arguments that make one these weights fit."""
@@ -85,8 +85,9 @@ def learn(images: Sequence[Tensor], targets: Sequence[Mask], seed: int) -> Evide
     for one, own in zip(images, targets, strict=True):
         flat = own.reshape(-1).astype(np.int64)
         chosen = sampled(flat, VOXELS, generator)
-        look.append(gathered(voxel_looks(one[None])[0])[chosen])
-        place.append(gathered(voxel_places(one[None])[0])[chosen])
+        looks, places = seen(one)
+        look.append(looks[chosen])
+        place.append(places[chosen])
         label.append(flat[chosen])
     return _fit(np.concatenate(look), np.concatenate(place), np.concatenate(label), seed)
 

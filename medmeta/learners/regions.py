@@ -174,11 +174,15 @@ class Site:
         box = ndimage.find_objects(mask.astype(np.int8))[0]
         where = tuple(slice(max(0, s.start - AROUND - 2), s.stop + AROUND + 2) for s in box)
         inside = mask[where]
-        block = np.ones((3,) * mask.ndim, bool)
-        about = ndimage.binary_dilation(inside, block, AROUND) & ~ndimage.binary_dilation(inside, block, 1)
+        about = _grown(inside, AROUND) & ~_grown(inside, 1)
         if not about.any():
             about = ~inside if not inside.all() else inside
         return Site(mask.shape, box, where, inside, about)
+
+
+def _grown(mask: Mask, by: int) -> Mask:
+    """Dilated by a block of ``2 * by + 1`` voxels; the highest value, axis by axis, is quicker."""
+    return ndimage.maximum_filter(mask.view(np.uint8), 2 * by + 1, mode="constant").view(bool)
 
 
 def shape_of(site: Site, picture: Picture) -> Shape:
@@ -187,7 +191,7 @@ def shape_of(site: Site, picture: Picture) -> Shape:
     size, axes = int(inside.sum()), inside.ndim
     faces = sum(int(np.diff(inside, axis=a).sum()) for a in range(axes))
     sides = [s.stop - s.start for s in site.box]
-    rim = inside & ~ndimage.binary_erosion(inside, np.ones((3,) * axes, bool), border_value=1)
+    rim = inside & _grown(~inside, 1)
     values, beside = picture.image[where][inside], picture.image[where][about]
     slope = picture.slope[where]
     apart = float(values.mean() - beside.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from scipy import ndimage
 from skimage.feature import hessian_matrix, hessian_matrix_eigvals
@@ -15,6 +17,10 @@ WIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations, in voxels, of the smoothings whose differences show blobs of a width."""
 CURVED = (2.0, 4.0)
 """Widths at which the curvature of the intensity is taken: a ridge, a blob and an edge differ in it."""
+REMEMBERED = 2**28
+"""Bytes of looks and places that are remembered."""
+_lately: dict[bytes, tuple[Maps, Maps]] = {}
+"""By image, the one seen last at the end."""
 
 
 def voxel_looks(image: Tensor) -> Maps:
@@ -81,14 +87,39 @@ def voxel_places(image: Tensor) -> Maps:
     return np.concatenate([places(image).numpy(), body_places(body_mask(image))], 1)
 
 
-def gathered(maps: Maps) -> Maps:
-    """Maps ``(features, *voxel)`` of one image as points ``(voxels, features)``.
+def seen(image: Tensor) -> tuple[Maps, Maps]:
+    """Looks and places of every voxel of one image, those of images seen lately remembered.
+
+    The same scans come in episode after episode; of one of 33 x 33 x 31 the looks take half the time that
+    it takes to answer.
+
+    Args:
+        image: ``(channel, *voxel)``.
+
+    Returns:
+        ``(voxels, 27 * channel)`` and ``(voxels, 2 * axes + 1)``; not to be written to.
 
     Example:
-        >>> gathered(np.zeros((3, 4, 5), np.float32)).shape
-        (20, 3)
+        >>> import torch
+        >>> look, place = seen(torch.rand(1, 16, 16))
+        >>> look.shape, place.shape
+        ((256, 27), (256, 5))
     """
+    voxels = image.detach().cpu().float().contiguous()
+    key = hashlib.sha256(repr(tuple(voxels.shape)).encode() + voxels.numpy().tobytes()).digest()
+    found = _lately.pop(key, None)
+    if found is None:
+        look, place = _gathered(voxel_looks(voxels[None])[0]), _gathered(voxel_places(voxels[None])[0])
+        found = look, place
+    _lately[key] = found
+    while len(_lately) > 1 and sum(m.nbytes for both in _lately.values() for m in both) > REMEMBERED:
+        del _lately[next(iter(_lately))]
+    return found
+
+
+def _gathered(maps: Maps) -> Maps:
+    """Maps ``(features, *voxel)`` of one image as points ``(voxels, features)``."""
     return np.ascontiguousarray(maps.reshape(len(maps), -1).T)
 
 
-__all__ = ["gathered", "ranks", "voxel_looks", "voxel_places"]
+__all__ = ["ranks", "seen", "voxel_looks", "voxel_places"]
