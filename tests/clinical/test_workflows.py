@@ -92,6 +92,37 @@ def test_train_evaluate_adapt_predict(
     check(name, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_learner_of_whole_scans_takes_the_same_way(
+    cohort: Cohort, unseen: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from monai.bundle import run
+
+    configs = WORKFLOWS / "tumor_segmentation" / "configs"
+    _, *later = steps("tumor_segmentation", cohort, unseen, tmp_path)
+    told = {
+        "dataset_dir": str(tmp_path / "seen"),
+        "hold_out": ["mottled", "hollow"],
+        "options": {"pool": 2},
+        "spacing": [5.0, 5.0, 5.0],
+        "steps": 1,
+    }
+    files = [str(configs / f"{f}.json") for f in ("train", "whole_scans")]
+    run(config_file=files, logging_file=False, bundle_root=str(tmp_path), **told)
+    for config, more in later:
+        run(
+            config_file=str(configs / f"{config}.json"),
+            logging_file=False,
+            bundle_root=str(tmp_path),
+            **more,
+        )
+    check("tumor_segmentation", tmp_path)
+    judged = json.loads((tmp_path / "report" / "results.json").read_text())["results"]["mottled"]["1"]
+    assert "ranked-regions" in judged
+    about = json.loads((tmp_path / "adapted" / "configs" / "metadata.json").read_text())
+    assert "medmeta" in about["required_packages_version"]
+
+
 def judged_or_predicted(name: str, config: str, told: Mapping[str, Any], folder: Path) -> None:
     """Run what MONAI calls a workflow of evaluation or inference, after looking at all its properties."""
     from monai.bundle import ConfigWorkflow
