@@ -25,6 +25,7 @@ from medmeta.evaluation.records import EvaluationError, Judged, Method, ScanMeth
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
 from medmeta.learners import Safeguarded
+from medmeta.learners.safeguard import can_go_on
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store
 from medmeta.volumes.progress import Track, silent
@@ -132,7 +133,7 @@ def evaluate(
 def _methods(run: Run, seed: int) -> dict[str, Method | ScanMethod]:
     """The run's learner first, then every baseline."""
     methods: dict[str, Method | ScanMethod] = {run.learner.name: run.learner}
-    if run.task == "segmentation":
+    if run.task == "segmentation" and can_go_on(run.learner):
         methods["safeguarded"] = Safeguarded(run.learner)
     return {**methods, **baselines(run, seed)}
 

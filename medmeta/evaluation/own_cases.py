@@ -17,6 +17,7 @@ from medmeta.evaluation.protocol import Judge, judge_classification, judge_segme
 from medmeta.evaluation.records import EvaluationError, Judged
 from medmeta.evaluation.words import answer, cautions
 from medmeta.learners import Safeguarded, create_learner
+from medmeta.learners.safeguard import can_go_on
 from medmeta.networks import build, encoder, unet
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store, Volume, make_plan
@@ -147,7 +148,7 @@ def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str
     """The run's learner and every baseline; without a run what needs no training at all."""
     if run is not None:
         mine: dict[str, Judge] = {run.learner.name: run.learner}
-        if task == "segmentation":
+        if task == "segmentation" and can_go_on(run.learner):
             mine["safeguarded"] = Safeguarded(run.learner)
         return {**mine, **baselines(run, seed)}
     plan, make = store.plan, unet if task == "segmentation" else encoder

@@ -155,6 +155,8 @@ class BodyTreesLearner(RidgeLearner):
         seed: of the trees.
     """
 
+    linear_head = False
+
     def __init__(
         self,
         name: str,

@@ -31,8 +31,10 @@ class EpisodicLearner(nn.Module, ABC):
     Attributes:
         whole_scans: whether, to segment, it looks at scans as a whole and not at crops of them.
         recurring: number of training episodes that come again and again; None for always fresh ones.
+        linear_head: whether, to segment, it gives a network with a linear head: fine-tuning can go on there.
     """
 
+    linear_head: bool = False
     whole_scans: bool = False
     recurring: int | None = None
 

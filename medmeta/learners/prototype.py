@@ -36,6 +36,8 @@ class PrototypeLearner(EpisodicLearner):
             squared distances, 10 for cosines.
     """
 
+    linear_head = True
+
     def __init__(
         self,
         name: str,

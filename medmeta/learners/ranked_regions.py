@@ -260,6 +260,7 @@ class RankedRegionsLearner(RidgeLearner):
         seed: of the trees and the ranker's first weights.
     """
 
+    linear_head = False
     whole_scans = True
 
     def __init__(

@@ -70,6 +70,8 @@ class RidgeLearner(EpisodicLearner):
         scale: of the logits, learnt from here on.
     """
 
+    linear_head = True
+
     def __init__(self, name: str, network: nn.Module, *, penalty: float = 0.1, scale: float = 10.0) -> None:
         super().__init__(name, network, {"penalty": penalty, "scale": scale}, BOTH)
         self.log_penalty, self.log_scale = self.positive(penalty), self.positive(scale)

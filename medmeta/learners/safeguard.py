@@ -160,6 +160,11 @@ def left_out(support: Examples, folds: int) -> list[tuple[Examples, Examples]]:
     return made
 
 
+def can_go_on(learner: Learner) -> bool:
+    """Whether :class:`Safeguarded` can give another outline than the learner itself."""
+    return getattr(learner, "linear_head", True)
+
+
 class Safeguarded(nn.Module):
     """Any learner whose predictor has a linear head, and then fine-tuning as far as it helps those left out.
 

@@ -6,11 +6,19 @@ import pytest
 import torch
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners import FineTuning, LearnerError, Safeguarded, create_learner, plain_network
+from medmeta.learners import (
+    FineTuning,
+    LearnerError,
+    Safeguarded,
+    create_learner,
+    learner_names,
+    plain_network,
+)
 from medmeta.learners.local_prototype import local_prototypes
 from medmeta.learners.loss import set_loss
+from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.refined import RefinedPredictor, RefinedRidgeLearner, pixel_features
-from medmeta.learners.safeguard import left_out
+from medmeta.learners.safeguard import can_go_on, left_out
 from medmeta.networks import build, unet
 from tests.learners.tasks import CLASSES, close, episode, lesions
 
@@ -155,3 +163,11 @@ def test_pixel_features_of_a_flat_image(dims: int) -> None:
 def test_impossible_options_are_refused(name: str, option: dict[str, float]) -> None:
     with pytest.raises(LearnerError, match=next(iter(option))):
         create_learner(name, plain(2), **option)
+
+
+@pytest.mark.parametrize("name", learner_names("segmentation"))
+def test_who_says_that_fine_tuning_can_go_on_has_a_linear_head(name: str) -> None:
+    learner = create_learner(name, build(unet(2, 1, base=4)))
+    predictor = learner.adapt(lesions(2, side=16))
+    linear = isinstance(predictor, LinearPredictor) and isinstance(predictor.between, torch.nn.Identity)
+    assert can_go_on(learner) == linear
