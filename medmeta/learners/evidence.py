@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from medmeta.learners.seen import seen
 
 VOXELS = 4000
 """Voxels of each support example that are learnt from, half of them of the tumour where it has so many."""
+NEAR = 6
+"""Half of the voxels that are no tumour lie within so many steps of it: there an outline is decided."""
 TREES, LEAF, COARSE = 30, 8, 40
 """Trees of a forest, and fewest voxels of their leaves; coarser ones are better with one labelled patient."""
 SHRINKAGE = 0.5
@@ -84,7 +87,8 @@ def learn(images: Sequence[Tensor], targets: Sequence[Mask], seed: int) -> Evide
     look, place, label = [], [], []
     for one, own in zip(images, targets, strict=True):
         flat = own.reshape(-1).astype(np.int64)
-        chosen = sampled(flat, VOXELS, generator)
+        near = ndimage.binary_dilation(own, iterations=NEAR).reshape(-1)
+        chosen = sampled(flat, VOXELS, generator, near)
         looks, places = seen(one)
         look.append(looks[chosen])
         place.append(places[chosen])

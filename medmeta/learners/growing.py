@@ -71,13 +71,19 @@ class Growing:
         return trees.fit(points, label)
 
 
-def sampled(label: NDArray[np.int64], most: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def sampled(
+    label: NDArray[np.int64],
+    most: int,
+    generator: np.random.Generator,
+    near: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
     """Draw voxels of one example for trees, half of them of the target where there are so many.
 
     Args:
         label: ``(voxels)``; 0 is the background.
         most: how many, at most.
         generator: draws them.
+        near: ``(voxels)`` about the target, of which half of the background is drawn.
 
     Returns:
         Their places in ``label``, those of the target first.
@@ -88,8 +94,11 @@ def sampled(label: NDArray[np.int64], most: int, generator: np.random.Generator)
         [1, 1, 0, 0]
     """
     target = generator.permutation(np.flatnonzero(label))[: most // 2]
-    rest = generator.permutation(np.flatnonzero(label == 0))[: most - len(target)]
-    return np.concatenate([target, rest])
+    left = most - len(target)
+    beside = np.flatnonzero(near & (label == 0)) if near is not None else np.empty(0, np.int64)
+    beside = generator.permutation(beside)[: left // 2]
+    rest = generator.permutation(np.flatnonzero(label == 0))[: left - len(beside)]
+    return np.concatenate([target, beside, rest])
 
 
 @dataclass(frozen=True)
