@@ -179,7 +179,7 @@ def test_two_processes_of_the_command_train_what_one_does(folder: Path, tmp_path
             timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr[-8000:]
         weights.append(open_run(tmp_path / name).learner.state_dict())
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-6, atol=1e-6)
