@@ -13,9 +13,10 @@ from medmeta.episodes import Episode, Examples, generator_of
 from medmeta.episodes.task import Task, classification_task, segmentation_task
 from medmeta.evaluation.pixels import Trees, WholeScan
 from medmeta.evaluation.records import Method, ScanMethod
-from medmeta.learners import Learner, create_learner
+from medmeta.learners import Learner, Safeguarded, create_learner
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.registry import load_weights
+from medmeta.learners.safeguard import can_go_on
 from medmeta.learners.tuning import RATES, STEPS, tune_rates
 from medmeta.networks import build
 from medmeta.training import Run
@@ -140,6 +141,14 @@ def baselines(run: Run, seed: int = 0) -> dict[str, Method | ScanMethod]:
         return {**made, "copied-mask": CopiedMask()}
     made["ridge-untrained"] = create_learner("ridge", encoder)
     return {**made, "nearest-pixels": NearestPixels(), "majority": Majority()}
+
+
+def methods_of(run: Run, seed: int = 0) -> dict[str, Method | ScanMethod]:
+    """The run's learner, to segment fine-tuned with a safeguard where that can go on, and every baseline."""
+    mine: dict[str, Method | ScanMethod] = {run.learner.name: run.learner}
+    if run.task == "segmentation" and can_go_on(run.learner):
+        mine["safeguarded"] = Safeguarded(run.learner)
+    return {**mine, **baselines(run, seed)}
 
 
 def linear_probe(warm: Learner, network: Mapping[str, Any]) -> Learner:

@@ -15,7 +15,7 @@ from typing import Any
 from medmeta.errors import new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
-from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines, tuned, validation_episodes
+from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, tuned, validation_episodes
 from medmeta.evaluation.drawing import at_least_one, known_volumes, manifest_of, new_volumes, tumours_of
 from medmeta.evaluation.manifest import Catalogue, Manifest
 from medmeta.evaluation.patients import cases_csv
@@ -24,8 +24,6 @@ from medmeta.evaluation.protocol import TOLERANCE, Judge, replay
 from medmeta.evaluation.records import EvaluationError, Judged, Method, ScanMethod
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
-from medmeta.learners import Safeguarded
-from medmeta.learners.safeguard import can_go_on
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store
 from medmeta.volumes.progress import Track, silent
@@ -111,7 +109,7 @@ def evaluate(
         judged_on = new_volumes(run, manifest, catalogue)
         proof = prove(run, tumours, judged_on, store, trained_on=beside.trained_on, track=track)
         tasks = validation_episodes(run, cohort.volumes, store, shots, seed=seed)
-        methods, tuning = tuned(_methods(run, seed), tasks, track=track)
+        methods, tuning = tuned(methods_of(run, seed), tasks, track=track)
         found = asked.answer(methods, theirs, beside.tolerance)
         content = results(
             [found.judged],
@@ -128,14 +126,6 @@ def evaluate(
         (work / "cases.csv").write_text(cases_csv([found.judged, *filter(None, [found.further])]))
         (work / "report.html").write_text(_page(asked, found, proof, tuning, list(theirs)))
     return content
-
-
-def _methods(run: Run, seed: int) -> dict[str, Method | ScanMethod]:
-    """The run's learner first, then every baseline."""
-    methods: dict[str, Method | ScanMethod] = {run.learner.name: run.learner}
-    if run.task == "segmentation" and can_go_on(run.learner):
-        methods["safeguarded"] = Safeguarded(run.learner)
-    return {**methods, **baselines(run, seed)}
 
 
 @contextlib.contextmanager

@@ -9,15 +9,14 @@ from typing import Any
 
 from medmeta.errors import nearest
 from medmeta.evaluation.advice import Advice, advise
-from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, baselines
+from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, methods_of
 from medmeta.evaluation.evaluate import LEARNT
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.proof import check_names
 from medmeta.evaluation.protocol import Judge, judge_classification, judge_segmentation
 from medmeta.evaluation.records import EvaluationError, Judged
 from medmeta.evaluation.words import answer, cautions
-from medmeta.learners import Safeguarded, create_learner
-from medmeta.learners.safeguard import can_go_on
+from medmeta.learners import create_learner
 from medmeta.networks import build, encoder, unet
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store, Volume, make_plan
@@ -147,10 +146,7 @@ def _patients(volumes: tuple[Volume, ...], tumour: str, task: str) -> int:
 def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str, Judge]:
     """The run's learner and every baseline; without a run what needs no training at all."""
     if run is not None:
-        mine: dict[str, Judge] = {run.learner.name: run.learner}
-        if task == "segmentation" and can_go_on(run.learner):
-            mine["safeguarded"] = Safeguarded(run.learner)
-        return {**mine, **baselines(run, seed)}
+        return {**methods_of(run, seed)}
     plan, make = store.plan, unet if task == "segmentation" else encoder
     network = build(make(plan.spatial_dims, plan.inputs))
     plain: dict[str, Judge] = {

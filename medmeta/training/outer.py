@@ -141,7 +141,7 @@ def meta_train(
             does not suffice (naming what to lower).
         Stopped: after a SIGTERM, once the state is saved.
     """
-    model = _module(learner)
+    model = module_of(learner)
     ranks = ranks or Ranks()
     optimiser = optimiser or torch.optim.Adam(model.parameters(), lr=schedule.rate)
     progress = progress or Progress()
@@ -180,7 +180,8 @@ def _ignore(record: dict[str, Any]) -> None:
     """Nobody listens."""
 
 
-def _module(learner: Learner) -> nn.Module:
+def module_of(learner: Learner) -> nn.Module:
+    """The learner as the module that it is."""
     if not isinstance(learner, nn.Module):
         raise TypeError(f"{type(learner).__name__} is not a torch.nn.Module")
     return learner
@@ -225,11 +226,11 @@ def _validate(
     learner: Learner, validate: Callable[[Learner], float], progress: Progress, keeper: Keeper | None
 ) -> float:
     score = validate(learner)
-    _module(learner).train()
+    module_of(learner).train()
     if math.isfinite(score) and score > progress.best:
         progress.best, progress.since_best = score, 0
         if keeper:
-            keeper.save_best(_module(learner))
+            keeper.save_best(module_of(learner))
     else:
         progress.since_best += 1
     return score

@@ -121,6 +121,7 @@ def _probe(recipe: Recipe) -> Learner:
 
 
 def network_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """A small backbone for the task and the plan, where the recipe names none."""
     if plan.lesion is not None:
         return lesion_encoder(plan.inputs, plan.patch)
     make = unet if recipe.task == "segmentation" else encoder
@@ -137,6 +138,7 @@ def options_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def warm_options(recipe: Recipe, source: TaskSource) -> dict[str, Any]:
+    """Options of the supervised pre-training; to classify, of all the source's types at once."""
     tuned = {"steps": 10}  # better than 30 or 100 on types held out of the synthetic cohort, at 1 and 5 shots
     return (
         tuned

@@ -11,7 +11,7 @@ import torch
 from medmeta.episodes import TaskSource
 from medmeta.learners import Learner
 from medmeta.training.checkpoint import read_tensors, write_tensors
-from medmeta.training.outer import Schedule, Source, meta_train, on_device
+from medmeta.training.outer import Schedule, Source, meta_train, module_of, on_device
 from medmeta.training.ranks import Ranks
 from medmeta.training.run import Folder
 from medmeta.volumes.progress import Track
@@ -98,11 +98,6 @@ class _Recurring:
         return self.source[index % self.number]
 
 
-def module_of(learner: Learner) -> torch.nn.Module:
-    assert isinstance(learner, torch.nn.Module)
-    return learner
-
-
 def start_from(learner: Learner, warm: Learner) -> None:
     """Give the learner the pre-trained backbone, and the head where both have the same."""
     before = module_of(warm).state_dict()
@@ -111,4 +106,4 @@ def start_from(learner: Learner, warm: Learner) -> None:
     module_of(learner).load_state_dict({**own, **shared})
 
 
-__all__ = ["Stage", "module_of", "start_from"]
+__all__ = ["Stage", "start_from"]

@@ -17,11 +17,11 @@ from medmeta.learners import Learner, create_learner
 from medmeta.learners.tuning import score
 from medmeta.networks import build
 from medmeta.training.checkpoint import RunError
-from medmeta.training.outer import own_device
+from medmeta.training.outer import module_of, own_device
 from medmeta.training.ranks import Ranks
 from medmeta.training.recipe import Recipe, network_of, options_of, plan_for, split, warm_options, whole_scans
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
-from medmeta.training.stage import Stage, module_of, start_from
+from medmeta.training.stage import Stage, start_from
 from medmeta.volumes import Cohort, Store, Volume
 from medmeta.volumes.names import same_types
 from medmeta.volumes.progress import Track, silent
