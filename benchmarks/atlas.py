@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from over_types import Case, over_types
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from medmeta.episodes import Augment, Episode, Examples, generator_of
 from medmeta.episodes.augment import augment_episode
 from medmeta.episodes.selfsupervised import SuperpixelSource
-from medmeta.evaluation import Trees, clustered
+from medmeta.evaluation import Trees
 from medmeta.learners import create_learner, tune_rates
 from medmeta.learners.evidence import learn
 from medmeta.learners.gradient import GradientLearner
@@ -500,22 +501,6 @@ def judge(
             }
             with file.open("a") as log:
                 log.write(json.dumps(done[key]) + "\n")
-
-
-Case = tuple[str, str, int, float]
-"""Type, patient, draw, value."""
-
-
-def over_types(cases: Sequence[Case]) -> dict[str, Any]:
-    """The mean over types with its interval: patients, all of a patient together, and draws both vary."""
-    values, kinds = np.array([c[3] for c in cases]), np.array([c[0] for c in cases])
-
-    def mean(i: Any) -> float:
-        return float(np.mean([values[i][kinds[i] == k].mean() for k in np.unique(kinds[i])]))
-
-    bounds = (0.0, 1.0) if values.min() >= 0 else (-np.inf, np.inf)
-    found = clustered([c[1] for c in cases], [c[2] for c in cases], mean, bounds=bounds).to_json()
-    return {**found, "types": len(set(kinds)), "patients": len({c[1] for c in cases})}
 
 
 def table(done: Mapping[str, Any], names: Sequence[str], ours: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from chaos_data import CLASSES, ORGANS, PAIRS, Scan, read, training_slices
+from over_types import Case, over_types
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -41,7 +42,6 @@ from torch import Tensor, nn
 
 from medmeta.episodes import Examples
 from medmeta.episodes.selfsupervised import SuperpixelSource
-from medmeta.evaluation import clustered
 from medmeta.learners import create_learner
 from medmeta.learners.body import looks
 from medmeta.learners.growing import Growing
@@ -265,23 +265,16 @@ def judge_fold(
 
 def table(done: Mapping[str, Any]) -> dict[str, Any]:
     """Dice by setting, method and score: each organ's mean, and the mean of them with its interval."""
-    cases: dict[tuple[str, str], list[tuple[str, str, int, dict[str, float]]]] = {}
-    for key, record in done.items():
-        setting, organ, case, method, support = key.split("|")
-        cases.setdefault((setting, method), []).append((organ, case, int(support), record))
     rows: dict[str, Any] = {}
-    for (setting, method), own in sorted(cases.items()):
-        organs = np.array([o for o, _, _, _ in own])
-        for score in SCORES:
-            values = np.array([r[score] for *_, r in own])
-
-            def mean(i: Any, values: Any = values, organs: Any = organs) -> float:
-                return float(np.mean([values[i][organs[i] == o].mean() for o in np.unique(organs[i])]))
-
-            interval = clustered([c for _, c, _, _ in own], [s for _, _, s, _ in own], mean)
-            each = {o: round(float(values[organs == o].mean()), 4) for o in ORGANS if (organs == o).any()}
-            made = {**interval.to_json(), "patients": len({c for _, c, _, _ in own}), "each": each}
-            rows.setdefault(setting, {}).setdefault(method, {})[score] = made
+    for score in SCORES:
+        cases: dict[tuple[str, str], list[Case]] = {}
+        for key, record in done.items():
+            setting, organ, case, method, support = key.split("|")
+            cases.setdefault((setting, method), []).append((organ, case, int(support), record[score]))
+        for (setting, method), own in sorted(cases.items()):
+            of = {o: [c[3] for c in own if c[0] == o] for o in ORGANS}
+            each = {o: round(float(np.mean(values)), 4) for o, values in of.items() if values}
+            rows.setdefault(setting, {}).setdefault(method, {})[score] = {**over_types(own), "each": each}
     return rows
 
 

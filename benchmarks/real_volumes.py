@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from over_types import over_types
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -169,6 +170,31 @@ def cells(cases: Sequence[tuple[str, str, float]]) -> Cells:
     return cells_of(patients, draws, values)
 
 
+def over(by_type: dict[str, Scores]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same of the mean over types, each counting once, on the cases that every method has."""
+    made: dict[str, dict[str, dict[str, Any]]] = {}
+    for shot in sorted({s for scores in by_type.values() for s, _ in scores}):
+        methods = set.intersection(*({m for s, m in scores if s == shot} for scores in by_type.values()))
+        found = {m: _values(by_type, shot, m) for m in methods}
+        shared = sorted(set.intersection(*(set(own) for own in found.values())))
+        rows = {m: over_types([(*key, own[key]) for key in shared]) for m, own in found.items()}
+        for method, row in rows.items():
+            best = max((m for m in rows if m != method), key=lambda m: rows[m]["mean"])
+            apart = [(*key, found[method][key] - found[best][key]) for key in shared]
+            row.update(best_other=best, ahead=over_types(apart))
+        made[shot] = rows
+    return made
+
+
+def _values(by_type: dict[str, Scores], shot: str, method: str) -> dict[tuple[str, str, int], float]:
+    """Dice by type, patient and draw."""
+    return {
+        (tumour, patient, int(draw)): value
+        for tumour, scores in by_type.items()
+        for patient, draw, value in scores[shot, method]
+    }
+
+
 def figures(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
     """Dice with its interval by number of labels and method, and how far the learners are from the best."""
     made: dict[str, dict[str, dict[str, Any]]] = {}
@@ -209,13 +235,19 @@ def main(arguments: list[str] | None = None) -> int:
         cohort = open_cohort(job.path)
         run = trained(job, cohort, work / f"{name}_run")
         others = [beside(job, cohort, run, n, steps, work / f"{name}_{n}") for n in given.learners]
+        by_type: dict[str, Scores] = {}
         for tumour in given.types or job.judged:
             began = time.process_time()
             manifest = drawn(run, cohort, tumour, episodes, given.seed)
-            rows = figures(judged(run, others, cohort, manifest, work / f"{name}_{tumour}_report"))
+            by_type[tumour] = judged(run, others, cohort, manifest, work / f"{name}_{tumour}_report")
+            rows = figures(by_type[tumour])
             found[f"{name} {tumour}"] = {"results": rows, "draws": episodes, "seed": given.seed}
             show(f"{name}: {tumour!r} held out, {episodes} draws, seed {given.seed}", rows)
             Console().print(f"{time.process_time() - began:.0f} CPU seconds")
+        if len(by_type) > 1:
+            rows = over(by_type)
+            found[f"{name}, mean over types"] = {"results": rows, "draws": episodes, "seed": given.seed}
+            show(f"{name}: mean over {len(by_type)} types, {episodes} draws, seed {given.seed}", rows)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
