@@ -30,10 +30,10 @@ from rich.progress import track
 from rich.table import Table
 
 from medmeta import open_cohort
-from medmeta.evaluation import evaluate
+from medmeta.evaluation import Catalogue, draw_segmentation, evaluate
 from medmeta.evaluation.differences import difference
 from medmeta.evaluation.intervals import Cells, cells_of, interval
-from medmeta.evaluation.manifest import Catalogue, Manifest, draw_segmentation, open_manifest
+from medmeta.evaluation.manifest import Manifest, open_manifest
 from medmeta.evaluation.protocol import replay
 from medmeta.training import Recipe, Run, Schedule, open_run, plan_for, split, train
 from medmeta.volumes import Cohort, Store

@@ -3,16 +3,11 @@
 from medmeta.evaluation.advice import Advice, advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, baselines
+from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import manifest_of, write_manifest
 from medmeta.evaluation.evaluate import Beside, evaluate
 from medmeta.evaluation.intervals import Interval, clustered
-from medmeta.evaluation.manifest import (
-    Catalogue,
-    Manifest,
-    draw_classification,
-    draw_segmentation,
-    open_manifest,
-)
+from medmeta.evaluation.manifest import Manifest, open_manifest
 from medmeta.evaluation.own_cases import OwnAnswer, advise_on
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.pixels import Trees
@@ -22,6 +17,7 @@ from medmeta.evaluation.protocol import judge_classification, judge_segmentation
 from medmeta.evaluation.records import Case, EvaluationError, Judged, Picture
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
+from medmeta.evaluation.supports import draw_classification, draw_segmentation
 
 __all__ = [
     "NAMES",

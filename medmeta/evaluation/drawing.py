@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.errors import nearest
-from medmeta.evaluation.manifest import Catalogue, Manifest, draw_classification, draw_segmentation
+from medmeta.evaluation.catalogue import Catalogue
+from medmeta.evaluation.manifest import Manifest
 from medmeta.evaluation.proof import check_names
 from medmeta.evaluation.protocol import check_plan
 from medmeta.evaluation.records import EvaluationError
+from medmeta.evaluation.supports import draw_classification, draw_segmentation
 from medmeta.training import Run
 from medmeta.training.checkpoint import write_bytes
 from medmeta.volumes import Cohort, Volume

@@ -16,8 +16,9 @@ from medmeta.errors import new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, tuned, validation_episodes
+from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import at_least_one, known_volumes, manifest_of, new_volumes, tumours_of
-from medmeta.evaluation.manifest import Catalogue, Manifest
+from medmeta.evaluation.manifest import Manifest
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.proof import Proof, prove
 from medmeta.evaluation.protocol import TOLERANCE, Judge, replay

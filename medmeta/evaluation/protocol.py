@@ -14,16 +14,11 @@ from torch import Tensor
 from medmeta.episodes import Examples, classification_task, generator_of, segmentation_task
 from medmeta.evaluation import metrics
 from medmeta.evaluation.answers import Answers
-from medmeta.evaluation.manifest import (
-    Catalogue,
-    Episode,
-    Key,
-    Manifest,
-    draw_classification,
-    draw_segmentation,
-)
+from medmeta.evaluation.catalogue import Catalogue
+from medmeta.evaluation.manifest import Episode, Key, Manifest
 from medmeta.evaluation.pixels import WholeScan
 from medmeta.evaluation.records import Case, EvaluationError, Judged, Method, Picture, ScanMethod
+from medmeta.evaluation.supports import draw_classification, draw_segmentation
 from medmeta.evaluation.viewer import Reel, reel, slice_axis
 from medmeta.learners import Predictor
 from medmeta.volumes import Plan, Store, Volume, restore
