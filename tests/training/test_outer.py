@@ -196,11 +196,11 @@ def test_too_little_memory_names_the_patch() -> None:
 def test_progress_shows_loss_score_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from medmeta import cli
+    from medmeta.cli import terminal
 
     shown = io.StringIO()
-    monkeypatch.setattr(cli, "_log", Console(file=shown, force_terminal=True, width=150))
-    trained(track=cli._Bar(), validate=lambda _: 0.25)
+    monkeypatch.setattr(terminal, "log", Console(file=shown, force_terminal=True, width=150))
+    trained(track=terminal.Bar(), validate=lambda _: 0.25)
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).splitlines()[-1]
     assert re.search(r"24/24 0:00:00 loss \d\.\d{3}  validation 0\.250  \d+\.\d tasks/s", last)
 

@@ -1,0 +1,99 @@
+"""The command line: one small function a command, no logic; torch is imported late, inside."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from medmeta.cli import clinic, data, judging, learning
+from medmeta.cli.terminal import log, plain
+from medmeta.errors import MedmetaError
+
+app = typer.Typer(
+    help="A new tumour type, a handful of labels, a model a hospital pipeline can run today.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+COMMANDS = (
+    data.quickstart,
+    data.inspect,
+    learning.train,
+    learning.learners,
+    judging.evaluate,
+    judging.manifest,
+    judging.advise,
+    judging.select,
+    clinic.adapt,
+    clinic.export,
+    clinic.predict,
+    clinic.verify,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from medmeta import __version__
+
+        typer.echo(f"medmeta {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options that every command takes."""
+
+
+_MANY = {"--shots", "--hold-out", "--validate-on", "--predictions", "--trained-on"}
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Let an option take several values: ``--shots 1 3 5`` becomes ``--shots 1 --shots 3 --shots 5``.
+
+    A value ends at the next option, and at a path that exists (a cohort given after the option).
+
+    Example:
+        >>> spread(["run", "--shots", "1", "3", "--seed", "0"])
+        ['run', '--shots', '1', '--shots', '3', '--seed', '0']
+    """
+    spread_out: list[str] = []
+    option, taken = "", 0
+    for word in arguments:
+        if word.startswith("--"):
+            option, taken = (word if word in _MANY else ""), 0
+        elif option:
+            if taken and Path(word).exists():
+                option = ""
+            elif taken:
+                spread_out.append(option)
+            taken += 1
+        spread_out.append(word)
+    return spread_out
+
+
+def main() -> NoReturn:
+    """Run the command line; exit codes as in the README: 0 done, 1 with findings, 2 refused, 143 stopped."""
+    arguments = spread(sys.argv[1:])
+    debug = "--debug" in arguments
+    for category in (FutureWarning, DeprecationWarning):  # of MONAI and torch: nothing a user can act on
+        warnings.filterwarnings("ignore", category=category)
+    try:
+        app(args=[word for word in arguments if word != "--debug"], prog_name="medmeta", standalone_mode=True)
+    except MedmetaError as error:
+        if debug:
+            raise
+        log.print(f"[bold red]medmeta:[/] {plain(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    sys.exit(0)
