@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_model, save_model
+from scipy import ndimage
 from torch import Tensor, nn
 
 from medmeta.episodes import Examples
@@ -78,6 +79,7 @@ def trees(**options: Any) -> Method:
 METHODS: Mapping[str, Method] = {
     "copied mask": Method(None, apart=True),
     "pixel trees": Method(None),
+    "pixel trees, plain": Method(None),
     "body-trees": trees(),
     "body-trees, edges as said": trees(edges=False),
     "body-trees, places as they are": trees(shift=0.0),
@@ -104,13 +106,20 @@ class Copied:
         return lambda image: vote.expand(len(image), *vote.shape)
 
 
+Points = Callable[[Tensor], Any]
+"""A slice ``(1, side, side)`` to its pixels' features, ``(pixels, 7)``."""
+
+
+@dataclass(frozen=True)
 class PixelTrees:
     """The floor: trees on a pixel's intensity, two smoothings, slope, spread, row and column."""
 
+    points: Points
+
     def adapt(self, support: Examples) -> Any:
-        seen = [points(image) for image in support.image]
+        seen = [self.points(image) for image in support.image]
         fitted = Growing(60, 3, 0)(np.concatenate(seen), support.label.flatten().numpy())
-        return PixelTreesPredictor(fitted)
+        return PixelTreesPredictor(fitted, self.points)
 
 
 @dataclass(frozen=True)
@@ -118,16 +127,34 @@ class PixelTreesPredictor:
     """The fitted floor; each slice by itself."""
 
     trees: Any
+    points: Points
 
     def __call__(self, image: Tensor) -> Tensor:
-        share = [self.trees.predict_proba(points(one)).T for one in image]
+        share = [self.trees.predict_proba(self.points(one)).T for one in image]
         return torch.from_numpy(np.stack(share)).float().reshape(len(image), 2, *image.shape[2:])
 
 
 def points(image: Tensor) -> Any:
-    """Seven features a pixel of one slice: ``(pixels, 7)``."""
+    """The looks of ``body-trees`` and the place, on the logarithmic image."""
     maps = torch.cat([torch.from_numpy(looks(image[None])), places(image[None])], 1)
     return maps[0].flatten(1).T.numpy()
+
+
+def plain_points(image: Tensor) -> Any:
+    """The same kinds of features as anyone would write them: scipy's filters on a slice made standard."""
+    grey = torch.expm1(image[0]).numpy()
+    grey = (grey - grey.mean()) / (grey.std() + 1e-6)
+    mean, square = (ndimage.uniform_filter(v, 5) for v in (grey, grey**2))
+    looked = [grey, *(ndimage.gaussian_filter(grey, s) for s in (1, 3))]
+    looked += [ndimage.gaussian_gradient_magnitude(grey, 1), np.sqrt(np.maximum(0, square - mean**2))]
+    return np.stack([*looked, *np.indices(grey.shape)], -1).reshape(-1, len(looked) + 2)
+
+
+FLOORS: Mapping[str, Any] = {
+    "copied mask": Copied(),
+    "pixel trees": PixelTrees(points),
+    "pixel trees, plain": PixelTrees(plain_points),
+}
 
 
 def part(support: Examples, third: int) -> Examples:
@@ -232,7 +259,7 @@ def fold_methods(
     for name in args.methods:
         method = METHODS[name]
         if method.learner is None:
-            made[name] = Copied() if name == "copied mask" else PixelTrees()
+            made[name] = FLOORS[name]
         else:
             held = "all" if setting == 1 else pair[0].split()[-1]
             file = args.out / f"{name}-{setting}-{fold + 1}-{held}-{args.steps}.safetensors"

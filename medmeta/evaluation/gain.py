@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medmeta.episodes import EpisodeError, generator_of, support_examples
 from medmeta.evaluation import metrics
 from medmeta.evaluation.intervals import Interval, clustered
-from medmeta.evaluation.pixels import TreePredictor
-from medmeta.evaluation.protocol import Method
+from medmeta.evaluation.protocol import logits_of
+from medmeta.evaluation.records import Method
 from medmeta.evaluation.selection import Embed, medoids_of, one_a_patient
 from medmeta.learners import Predictor
-from medmeta.volumes import Prepared, Store, Volume
+from medmeta.volumes import Plan, Prepared, Store, Volume
 from medmeta.volumes.progress import Track, silent
 
 
@@ -117,15 +113,11 @@ def _dice(
     method: Method, support: Sequence[Prepared], others: Sequence[Prepared], store: Store, seed: int
 ) -> list[float]:
     predictor = method.adapt(support_examples(support, store.plan, generator_of(seed, 6)))
-    window = SlidingWindowInferer(store.plan.patch, sw_batch_size=4, overlap=0.25, mode="gaussian")
-    return [_one(predictor, scan, window) for scan in others]
+    return [_one(predictor, scan, store.plan) for scan in others]
 
 
-def _one(predictor: Predictor, scan: Prepared, window: Any) -> float:
-    image = scan.image[None]
-    with torch.no_grad():
-        logits = predictor(image) if isinstance(predictor, TreePredictor) else window(image, predictor)
-    found: Tensor = torch.as_tensor(logits)[0].argmax(0) > 0
+def _one(predictor: Predictor, scan: Prepared, plan: Plan) -> float:
+    found = logits_of(predictor, scan.image, plan).argmax(0) > 0
     assert scan.mask is not None
     return metrics.dice(found, scan.mask > 0) or 0.0  # the truth is never empty
 

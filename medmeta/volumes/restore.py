@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medmeta.volumes.layouts import CohortError
+from medmeta.volumes.quiet import quiet
 
 
 def restore(array: Tensor, affine: Tensor, like: Any, *, mode: str = "bilinear") -> Any:
@@ -45,11 +46,15 @@ def restore(array: Tensor, affine: Tensor, like: Any, *, mode: str = "bilinear")
             found=f"{tuple(array.shape)} and {tuple(affine.shape)}",
             cure="Give Prepared.affine beside an array on its grid.",
         )
-    moved = SpatialResample(mode=mode, padding_mode="border", align_corners=True, dtype=torch.float64)(
-        MetaTensor(array.float(), affine=affine.double()),
-        dst_affine=torch.as_tensor(like.affine).double(),
-        spatial_size=tuple(like.shape[1:]),
-    )
+    resample = SpatialResample(mode=mode, padding_mode="border", align_corners=True, dtype=torch.float64)
+    with (
+        quiet()
+    ):  # of a single slice torch says, at every call, that it treats its one voxel otherwise since 1.3
+        moved = resample(
+            MetaTensor(array.float(), affine=affine.double()),
+            dst_affine=torch.as_tensor(like.affine).double(),
+            spatial_size=tuple(like.shape[1:]),
+        )
     return MetaTensor(moved.as_tensor().float(), affine=torch.as_tensor(like.affine).double())
 
 

@@ -299,6 +299,19 @@ def test_restore_of_an_oblique_grid_is_within_half_a_voxel() -> None:
     assert float(error.max()) < 0.05
 
 
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_a_single_slice_comes_back_without_a_word(flat: int, recwarn: pytest.WarningsRecorder) -> None:
+    shape = [12, 10, 8]
+    shape[flat] = 1
+    labels = (torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    native = MetaTensor(labels, affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])).double())
+    done = prepare(Plan(2, (1.0, 1.0, 1.0), (8, 8), 1, slice_axis=flat), native, mask=native)
+    assert done.mask is not None
+    back = restore(done.mask[None], done.affine, native, mode="nearest")
+    assert torch.equal(back.as_tensor(), labels)
+    assert not [w for w in recwarn if "affine_grid" in str(w.message)]
+
+
 def test_plan_of_the_hippocampus(shared_data: Path) -> None:
     cohort = open_cohort(shared_data / "volumes" / "hippocampus")
     plan = make_plan(cohort.volumes)
