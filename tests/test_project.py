@@ -61,7 +61,19 @@ def test_the_hook_refuses_a_named_patient(tmp_path: Path, name: str, refused: in
         (["--hold-out", "a", "b"], ["--hold-out", "a", "--hold-out", "b"]),
         (["--hold-out", "a", str(ROOT)], ["--hold-out", "a", str(ROOT)]),
         (["c1", "c2", "--seed", "3"], ["c1", "c2", "--seed", "3"]),
+        (["--trained-on", "tests", "medmeta"], ["--trained-on", "tests", "--trained-on", "medmeta"]),
     ],
 )
 def test_an_option_takes_several_values(given: list[str], spread_out: list[str]) -> None:
     assert spread(given) == spread_out
+
+
+def test_a_type_called_as_a_folder_here_is_stays_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "3").touch()
+    monkeypatch.chdir(tmp_path)
+    assert spread(["--hold-out", "spot", "hollow"]) == ["--hold-out", "spot", "--hold-out", "hollow"]
+    assert spread(["--shots", "1", "3"]) == ["--shots", "1", "--shots", "3"]
+    assert spread(["--hold-out", "spot", "./hollow"]) == ["--hold-out", "spot", "./hollow"]

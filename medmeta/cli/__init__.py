@@ -56,13 +56,16 @@ def _root(
     """Options that every command takes."""
 
 
-_MANY = {"--shots", "--hold-out", "--validate-on", "--predictions", "--trained-on"}
+_NAMES = {"--shots", "--hold-out", "--validate-on", "--predictions"}
+_PATHS = {"--trained-on"}
 
 
 def spread(arguments: list[str]) -> list[str]:
     """Let an option take several values: ``--shots 1 3 5`` becomes ``--shots 1 --shots 3 --shots 5``.
 
-    A value ends at the next option, and at a path that exists (a cohort given after the option).
+    The values end at the next option; names and numbers also at a cohort that is given after them, where it
+    is plainly a path (``./cohort``, ``data/cohort``, ``cohort.csv``): a type may be called as a folder here
+    is, and taken for a cohort it would be trained on.
 
     Example:
         >>> spread(["run", "--shots", "1", "3", "--seed", "0"])
@@ -72,15 +75,20 @@ def spread(arguments: list[str]) -> list[str]:
     option, taken = "", 0
     for word in arguments:
         if word.startswith("--"):
-            option, taken = (word if word in _MANY else ""), 0
+            option, taken = (word if word in _NAMES | _PATHS else ""), 0
         elif option:
-            if taken and Path(word).exists():
+            if taken and option in _NAMES and _plainly_a_path(word):
                 option = ""
             elif taken:
                 spread_out.append(option)
             taken += 1
         spread_out.append(word)
     return spread_out
+
+
+def _plainly_a_path(word: str) -> bool:
+    path = Path(word)
+    return path.exists() and (len(path.parts) > 1 or word.startswith(".") or bool(path.suffix))
 
 
 def main() -> NoReturn:

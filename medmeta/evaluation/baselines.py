@@ -174,6 +174,8 @@ def validation_episodes(
         each: tasks a type.
         seed: of the draws.
     """
+    if run.task == "segmentation":
+        volumes = [v for v in volumes if v.mask is not None]
     types = [t for t in run.config.get("validated_on", ()) if any(v.tumour == t for v in volumes)]
     tasks: list[Task] = []
     if run.task == "segmentation":

@@ -45,12 +45,16 @@ def manifest_of(
         )
     check_names(run, [tumour])
     options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
-    volumes = run.unseen(cohort.volumes)
+    asked, known = who(run, cohort, max(shots))
     if run.task == "segmentation":
-        return draw_segmentation(volumes, [tumour], run.plan, **options)
-    known = known_volumes(run, cohort, max(shots)) if run.plan.lesion is not None else ()
-    asked = run.new_patients(cohort.volumes) if known else volumes
+        return draw_segmentation(asked, [tumour], run.plan, **options)
     return draw_classification(asked, [tumour], run.plan, known=known, **options)
+
+
+def who(run: Run, cohort: Cohort, shots: int) -> tuple[Sequence[Volume], tuple[Volume, ...]]:
+    """Volumes that are new to a run, and those of the types it knows that are classes beside the new one."""
+    known = known_volumes(run, cohort, shots) if run.plan.lesion is not None else ()
+    return run.new_patients(cohort.volumes) if known else run.unseen(cohort.volumes), known
 
 
 def write_manifest(

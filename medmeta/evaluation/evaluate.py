@@ -17,7 +17,7 @@ from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
-from medmeta.evaluation.drawing import at_least_one, known_volumes, manifest_of, new_volumes, tumours_of
+from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
 from medmeta.evaluation.manifest import Manifest
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.proof import Proof, prove
@@ -25,6 +25,7 @@ from medmeta.evaluation.protocol import TOLERANCE, Judge, replay
 from medmeta.evaluation.records import EvaluationError, Judged, Method, ScanMethod
 from medmeta.evaluation.report import Part, Report, render
 from medmeta.evaluation.results import results, versions
+from medmeta.evaluation.supports import available
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Store
 from medmeta.volumes.progress import Track, silent
@@ -109,7 +110,9 @@ def evaluate(
         theirs = {name: Answers(where, manifest) for name, where in beside.predictions.items()}
         judged_on = new_volumes(run, manifest, catalogue)
         proof = prove(run, tumours, judged_on, store, trained_on=beside.trained_on, track=track)
-        tasks = validation_episodes(run, cohort.volumes, store, shots, seed=seed)
+        gone = {catalogue[k].patient for k in manifest.cases}
+        others = [v for v in cohort.volumes if v.patient not in gone]  # nobody who is judged chooses a rate
+        tasks = validation_episodes(run, others, store, shots, seed=seed)
         methods, tuning = tuned(methods_of(run, seed), tasks, track=track)
         found = asked.answer(methods, theirs, beside.tolerance)
         content = results(
@@ -191,15 +194,9 @@ class _Asked:
 
     def _available(self, tumour: str) -> int:
         """Patients of the class that has the fewest."""
-        run, most = self.run, max(e.shot for e in self.manifest.episodes)
-        known = known_volumes(run, self.cohort, most) if run.plan.lesion is not None else ()
-        volumes = [v for v in run.unseen(self.cohort.volumes) if run.plan.takes(v)]
-        classes: dict[str | None, set[str]] = {tumour: set()}
-        for v in (*volumes, *known):
-            if run.task == "classification" or (v.tumour == tumour and v.mask is not None):
-                name = v.tumour if known or v.tumour == tumour else None  # else the rest is a class
-                classes.setdefault(name, set()).add(v.patient)
-        return min(len(patients) for patients in classes.values())
+        most = max(e.shot for e in self.manifest.episodes)
+        asked, known = who(self.run, self.cohort, most)
+        return available(asked, tumour, self.run.plan, known=known)
 
 
 def _page(

@@ -48,6 +48,7 @@ def hd95(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> float | None
     """
     if not bool(truth.any()):
         return None
+    found, truth, spacing = without_flat_axes(found, truth, spacing)
     if not bool(found.any()):
         return math.dist([0.0] * truth.ndim, [n * s for n, s in zip(truth.shape, spacing, strict=True)])
     distance = compute_hausdorff_distance(
@@ -69,10 +70,30 @@ def surface_dice(found: Tensor, truth: Tensor, spacing: Sequence[float], toleran
         return None
     if not bool(found.any()) or not bool(truth.any()):
         return 0.0
+    found, truth, spacing = without_flat_axes(found, truth, spacing)
     value = compute_surface_dice(
         found[None, None], truth[None, None], [tolerance], include_background=True, spacing=list(spacing)
     )
     return float(value)
+
+
+def without_flat_axes(
+    found: Tensor, truth: Tensor, spacing: Sequence[float]
+) -> tuple[Tensor, Tensor, tuple[float, ...]]:
+    """Drop the axis of a single slice: along it every voxel would be surface, and no outline be one.
+
+    Example:
+        >>> import torch
+        >>> one = torch.zeros(9, 1, 8, dtype=torch.bool)
+        >>> found, truth, spacing = without_flat_axes(one, one, (1.0, 5.0, 2.0))
+        >>> tuple(found.shape), spacing
+        ((9, 8), (1.0, 2.0))
+    """
+    kept = [axis for axis, size in enumerate(truth.shape) if size > 1]
+    if not 2 <= len(kept) < truth.ndim:  # MONAI finds surfaces in two or three axes
+        return found, truth, tuple(spacing)
+    shape = [truth.shape[axis] for axis in kept]
+    return found.reshape(shape), truth.reshape(shape), tuple(spacing[axis] for axis in kept)
 
 
 def volume_ml(mask: Tensor, spacing: Sequence[float]) -> float:
@@ -143,6 +164,7 @@ def surface(
     """
     if not bool(truth.any()) or not bool(found.any()):
         return hd95(found, truth, spacing), surface_dice(found, truth, spacing, tolerance)
+    found, truth, spacing = without_flat_axes(found, truth, spacing)
     edges, distances, _ = get_edge_surface_distance(
         found, truth, spacing=tuple(spacing), symmetric=True, use_subvoxels=False
     )

@@ -15,6 +15,7 @@ from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.proof import check_names
 from medmeta.evaluation.protocol import Judge, judge_classification, judge_segmentation
 from medmeta.evaluation.records import EvaluationError, Judged
+from medmeta.evaluation.supports import available
 from medmeta.evaluation.words import answer, cautions
 from medmeta.learners import create_learner
 from medmeta.networks import build, encoder, unet
@@ -90,14 +91,14 @@ def advise_on(
     """
     volumes = _volumes(cohort, tumour, run)
     task = run.task if run is not None else _task(volumes, tumour)
-    patients = _patients(volumes, tumour, task)
+    plan = run.plan if run is not None else make_plan(volumes, whole=task == "classification")
+    patients = available(volumes, tumour, plan)
     if patients < 3:
         raise EvaluationError(
             f"at least 3 labelled patients with {tumour!r}, to learn from some and judge the others",
             found=f"{patients}",
             cure="Label more; 'medmeta select' proposes whom.",
         )
-    plan = run.plan if run is not None else make_plan(volumes, whole=task == "classification")
     store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)
     names = {run.learner.name: f"meta-trained ({run.learner.name})"} if run is not None else {}
     names |= {"safeguarded": "meta-trained, then fine-tuned while those left out gain", **NAMES}
@@ -133,14 +134,6 @@ def _volumes(cohort: Cohort, tumour: str, run: Run | None) -> tuple[Volume, ...]
 def _task(volumes: tuple[Volume, ...], tumour: str) -> str:
     masked = any(v.mask is not None for v in volumes if v.tumour == tumour)
     return "segmentation" if masked else "classification"
-
-
-def _patients(volumes: tuple[Volume, ...], tumour: str, task: str) -> int:
-    """Labelled patients; to classify, of the side that has fewer."""
-    mine = {v.patient for v in volumes if v.tumour == tumour and (task == "classification" or v.mask)}
-    if task == "segmentation":
-        return len(mine)
-    return min(len(mine), len({v.patient for v in volumes if v.tumour != tumour} - mine))
 
 
 def _methods(run: Run | None, store: Store, task: str, seed: int) -> Mapping[str, Judge]:

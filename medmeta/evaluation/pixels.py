@@ -102,5 +102,6 @@ class Trees:
             chosen = sampled(flat, VOXELS, generator)
             features.append(voxel_features(image)[chosen])
             labels.append(flat[chosen])
-        trees = Growing(50, 3, self.seed)(np.concatenate(features), np.concatenate(labels))
+        leaf = 3 if support.segments else 1  # of images there is one for each label, of voxels thousands
+        trees = Growing(50, leaf, self.seed)(np.concatenate(features), np.concatenate(labels))
         return TreePredictor(trees, len(support.classes), dense=support.segments)

@@ -98,6 +98,23 @@ def draw_classification(
     return Manifest("classification", seed, 0, tuple(made))
 
 
+def available(volumes: Sequence[Volume], tumour: str, plan: Plan, *, known: Sequence[Volume] = ()) -> int:
+    """Patients that a support can be drawn of, of the class that has fewest.
+
+    Args:
+        volumes, tumour, plan, known: as for :func:`draw_segmentation`; where the plan keeps whole volumes, as for
+            :func:`draw_classification`.
+
+    Raises:
+        EpisodeError: where no volume has the type.
+    """
+    store = Store(plan, salt="")
+    if not plan.whole:
+        return segmentation_task(volumes, tumour, store).patients
+    ((_, support, _),) = _questions(volumes, [tumour], store, known)
+    return support.patients
+
+
 def _others(catalogue: Catalogue, judged: Sequence[Volume], drawn: Sequence[Volume]) -> tuple[Key, ...]:
     """Keys of those who are judged, sorted, without copies of images that were learnt from."""
     learnt = {k.image for k in catalogue.keys(drawn)}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medmeta.cli import app
-from medmeta.evaluation import EvaluationError, Judged, advise_on
+from medmeta.episodes import Examples
+from medmeta.evaluation import EvaluationError, Judged, Trees, advise_on
 from medmeta.evaluation.advice import judge_further
-from medmeta.volumes import open_cohort
+from medmeta.evaluation.supports import available
+from medmeta.volumes import Plan, Volume, open_cohort
 from tests.evaluation.test_report import phantom
 
 
@@ -54,6 +58,27 @@ def test_what_cannot_be_advised_is_refused(few: Path) -> None:
         advise_on(cohort, "other")
     with pytest.raises(EvaluationError, match="Did you mean 'cyst'"):
         advise_on(cohort, "cist")
+
+
+def test_patients_of_two_classes_are_not_counted_as_to_be_learnt_from(few: Path) -> None:
+    """Five patients with the type and five others are three of each where two show both."""
+    plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, whole=True)
+    kinds = ["a"] * 5 + ["b"] * 5
+    volumes = [Volume(f"p{n}", (few / f"{n}.nii.gz",), None, kind) for n, kind in enumerate(kinds)]
+    assert available(volumes, "a", plan) == 5
+    volumes += [Volume(f"p{n}", (few / f"{n}b.nii.gz",), None, "b") for n in (0, 1)]
+    assert available(volumes, "a", plan) == 3
+    masked = [replace(v, mask=v.image[0]) for v in volumes[:4]]
+    crops = replace(plan, whole=False)
+    assert available([*masked, *volumes[4:]], "a", crops) == 4
+
+
+def test_trees_tell_images_apart_with_one_label_a_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(12, 1, 8, 8, generator=generator) + 5 * (torch.arange(12) % 2).reshape(-1, 1, 1, 1)
+    label = torch.arange(12) % 2
+    predictor = Trees(0).adapt(Examples(image[:2], label[:2], ("a", "b"), ("p", "q")))
+    assert torch.equal(predictor(image[2:]).argmax(1), label[2:])
 
 
 def test_more_labels_are_judged_only_where_they_tell_what_is_saved() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,31 @@ def test_a_manifest_names_no_patient_and_is_the_same_wherever_the_data_lies(
     Catalogue(moved).check(made)
     assert drawn(replace(cohort, volumes=tuple(moved))).digest == made.digest
     assert drawn(cohort, seed=1).digest != made.digest
+
+
+class Asked(Exception):
+    """Ends an evaluation where the test has seen enough."""
+
+
+def test_nobody_who_is_judged_chooses_a_rate(
+    cohort: Cohort, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cohort of several labels one patient may show the judged type and one that rates are chosen on."""
+    both = (*cohort.volumes, *(replace(v, tumour="spot") for v in cohort.volumes if v.tumour == "cyst"))
+    offered: set[str] = set()
+
+    def stop(run: Run, volumes, store: Store, shots, *, seed: int) -> None:
+        offered.update(v.patient for v in volumes)
+        raise Asked
+
+    monkeypatch.setattr(sys.modules["medmeta.evaluation.evaluate"], "validation_episodes", stop)
+    with pytest.raises(Asked):
+        evaluate(run, replace(cohort, volumes=both), tmp_path / "out", tumour="cyst", shots=(1,), episodes=1)
+    made = drawn(cohort)
+    judged = {v.patient for v in cohort.volumes if Catalogue(cohort.volumes).key(v) in made.cases}
+    assert offered
+    assert not offered & judged
+    assert not (tmp_path / "out").exists()
 
 
 def test_supports_are_nested_and_nobody_is_on_both_sides(cohort: Cohort) -> None:

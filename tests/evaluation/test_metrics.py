@@ -112,6 +112,24 @@ def test_both_surface_figures_are_those_of_monai(seed: int) -> None:
     assert metrics.surface_dice(found, truth, spacing, 2.0) == pytest.approx(near)
 
 
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_a_single_slice_has_an_outline_not_a_surface_on_all_of_it(flat: int) -> None:
+    found, truth = two_masks(3, (20, 18))
+    flatly = [mask.unsqueeze(flat) for mask in (found, truth)]
+    spacing = [1.5, 0.8]
+    thick = spacing.copy()
+    thick.insert(flat, 5.0)
+    assert metrics.surface(*flatly, thick, 2.0) == metrics.surface(found, truth, spacing, 2.0)
+    assert metrics.hd95(*flatly, thick) == metrics.hd95(found, truth, spacing)
+    assert metrics.surface_dice(*flatly, thick, 2.0) == metrics.surface_dice(found, truth, spacing, 2.0)
+    square = torch.zeros(64, 64, 1, dtype=torch.bool)
+    square[10:30, 10:30] = True
+    distance, near = metrics.surface(square.roll(3, 0), square, (1.0, 1.0, 5.0), 2.0)
+    assert distance == 3.0
+    assert near is not None
+    assert near < 0.6
+
+
 def test_on_slices_with_the_target_false_ones_elsewhere_do_not_count() -> None:
     truth = torch.zeros(6, 6, 5, dtype=torch.bool)
     truth[1:4, 1:4, 2:4] = True
