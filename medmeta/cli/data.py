@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from medmeta.cli.terminal import Bar, Json, Out, Seed, log, plain
+from medmeta.errors import MedmetaError
 
 
 def quickstart(
@@ -41,20 +42,16 @@ def inspect(
     ] = False,
 ) -> None:
     """List every volume under a folder: geometry, labels, and every problem."""
-    from medmeta.volumes import find_leaks, open_cohort
     from medmeta.volumes import inspect as look
 
     if leaks:
-        cohorts = [open_cohort(p) for p in path]
-        found = find_leaks(cohorts, track=Bar())
-        for leak in found:
-            files = [
-                _below(cohorts[c].volumes[v].image[0], cohorts[c].root) for c, v in (leak.first, leak.second)
-            ]
-            typer.echo(f"{leak}: {files[0]} and {files[1]}")
-        for problem in found.problems:
-            log.print(plain(problem), soft_wrap=True, highlight=False)
-        raise typer.Exit(int(bool(found) or bool(found.problems)))
+        if series or modality or description:
+            raise MedmetaError(
+                "whole cohorts to look for leaks in",
+                found="a choice among series",
+                cure="Leave --series, --modality and --description out, or leave --leaks out.",
+            )
+        raise typer.Exit(_leaks(path, as_json))
     chosen: dict[str, Any] = {"series": series, "modality": modality, "description": description}
     entries = [entry for p in path for entry in look(p, **chosen, track=Bar())]
     if as_json:
@@ -62,6 +59,26 @@ def inspect(
     else:
         _show(entries)
     raise typer.Exit(int(not all(entry["ok"] for entry in entries)))
+
+
+def _leaks(paths: list[Path], as_json: bool) -> int:
+    """Say each pair of images that is one patient's; 1 where there is one, or where one could not be read."""
+    from medmeta.volumes import find_leaks, open_cohort
+
+    cohorts = [open_cohort(p) for p in paths]
+    found = find_leaks(cohorts, track=Bar())
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        images = [_below(cohorts[c].volumes[v].image[0], cohorts[c].root) for c, v in (one.first, one.second)]
+        rows.append({"leak": str(one), "images": [str(image) for image in images]})
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            typer.echo(f"{row['leak']}: {' and '.join(row['images'])}")
+    for problem in found.problems:
+        log.print(plain(problem), soft_wrap=True, highlight=False)
+    return int(bool(found) or bool(found.problems))
 
 
 def _show(entries: list[dict[str, Any]]) -> None:

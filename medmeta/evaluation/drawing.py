@@ -80,17 +80,30 @@ def write_manifest(
         EvaluationError, EpisodeError: as there.
     """
     catalogue = Catalogue(v for v in cohort.volumes if run.plan.takes(v))
-    for file in (out, paths):
-        if file is not None and Path(file).exists():
-            raise EvaluationError(
-                f"a file that does not exist: {Path(file).name}", found="one that does", cure="Name another."
-            )
+    _can_be_written([Path(file) for file in (out, paths) if file is not None])
     at_least_one(shots, episodes)
     made = manifest_of(run, cohort, tumour, shots=shots, episodes=episodes, seed=seed, catalogue=catalogue)
     write_bytes(Path(out), made.text().encode())
     if paths is not None:
         write_bytes(Path(paths), catalogue.table(made).encode())
     return made
+
+
+def _can_be_written(files: Sequence[Path]) -> None:
+    """Refuse before anything is drawn: what can be known of the files to write."""
+    for file in files:
+        if file.exists():
+            raise EvaluationError(
+                f"a file that does not exist: {file.name}", found="one that does", cure="Name another."
+            )
+        if not file.resolve().parent.is_dir():
+            raise EvaluationError(
+                f"a folder to write {file.name} into", found="none of that name", cure="Make it first."
+            )
+    if len({file.resolve() for file in files}) < len(files):
+        raise EvaluationError(
+            "two files, one for the episodes and one for the paths", found="one", cure="Name another."
+        )
 
 
 def tumours_of(run: Run, manifest: Manifest, tumour: str | None) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ def evaluate(
             manifest's.
         shots: labelled patients to learn from.
         episodes: supports drawn for each number of shots.
-        manifest: episodes to replay, in place of ``shots``, ``episodes`` and ``seed``.
+        manifest: episodes to replay, in place of ``shots``, ``episodes`` and ``seed``: rates are chosen with
+            its seed and shots, too.
         beside: other programs' predictions, and more.
         seed: of the draws.
         cache: folder to keep prepared volumes in.
@@ -102,6 +103,7 @@ def evaluate(
         manifest = manifest_of(
             run, cohort, tumour, shots=shots, episodes=episodes, seed=seed, catalogue=catalogue
         )
+    seed, shots = manifest.seed, sorted({e.shot for e in manifest.episodes})  # its own, where one is replayed
     asked = _Asked(run, cohort, manifest, catalogue, store, track)
     tumours = tumours_of(run, manifest, tumour)
     with _written(folder) as work:

@@ -59,6 +59,12 @@ def propose(
         raise EvaluationError(f"the tumour type {tumour!r} in the cohort", found="none", cure=cure)
     among = [v for v in cohort.volumes if tumour in (None, v.tumour)]
     enough(among, shots)  # before anything is read
+    if run is not None and not all(map(run.plan.takes, among)):
+        raise EvaluationError(
+            "outlines of the patients to choose among: the run looks at outlined lesions",
+            found=f"{sum(not run.plan.takes(v) for v in among)} of {len(among)} scans without",
+            cure="Leave --run out; an untrained encoder looks at whole scans.",
+        )
     plan = run.plan if run is not None else make_plan(among)
     store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)
     network = run.learner.network if run is not None else untrained(plan, seed)

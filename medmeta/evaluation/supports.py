@@ -102,8 +102,8 @@ def available(volumes: Sequence[Volume], tumour: str, plan: Plan, *, known: Sequ
     """Patients that a support can be drawn of, of the class that has fewest.
 
     Args:
-        volumes, tumour, plan, known: as for :func:`draw_segmentation`; where the plan keeps whole volumes, as for
-            :func:`draw_classification`.
+        volumes, tumour, plan: as for :func:`draw_segmentation`.
+        known: as for :func:`draw_classification`, where the plan keeps whole volumes.
 
     Raises:
         EpisodeError: where no volume has the type.

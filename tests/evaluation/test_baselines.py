@@ -11,11 +11,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from medmeta import open_cohort
 from medmeta.episodes import Examples
-from medmeta.evaluation import baselines
+from medmeta.evaluation import EvaluationError, baselines, propose
 from medmeta.evaluation.baselines import Majority, NearestPixels, tuned, validation_episodes
 from medmeta.learners.tuning import RATES, STEPS
 from medmeta.training import Recipe, Run, Schedule, train
-from medmeta.volumes import Cohort, Store
+from medmeta.volumes import Cohort, Store, Volume
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,12 @@ def test_the_linear_probe_moves_the_head_alone(run: Run) -> None:
     adapted = probe.adapt(support).network.state_dict()  # type: ignore[union-attr]
     for name, weight in run.warm.network.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(adapted[name], weight)
+
+
+def test_a_run_of_lesions_cannot_choose_among_patients_without_outlines(run: Run, cohort: Cohort) -> None:
+    bare = Cohort("bare", tuple(Volume(v.patient, v.image) for v in cohort.volumes), cohort.root)
+    with pytest.raises(EvaluationError, match=r"found 20 of 20 scans without\. Leave --run out"):
+        propose(bare, 2, run=run)
 
 
 def test_rates_are_chosen_on_validation_types_from_one_grid(run: Run, cohort: Cohort) -> None:

@@ -117,10 +117,8 @@ def test_nobody_who_is_judged_chooses_a_rate(
     monkeypatch.setattr(sys.modules["medmeta.evaluation.evaluate"], "validation_episodes", stop)
     with pytest.raises(Asked):
         evaluate(run, replace(cohort, volumes=both), tmp_path / "out", tumour="cyst", shots=(1,), episodes=1)
-    made = drawn(cohort)
-    judged = {v.patient for v in cohort.volumes if Catalogue(cohort.volumes).key(v) in made.cases}
     assert offered
-    assert not offered & judged
+    assert not offered & {v.patient for v in cohort.of("cyst")}
     assert not (tmp_path / "out").exists()
 
 
@@ -260,6 +258,11 @@ def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, t
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 1 + len(made.cases)
     with pytest.raises(EvaluationError, match="one that does"):
         write_manifest(run, cohort, "cyst", tmp_path / "m.json")
+    with pytest.raises(EvaluationError, match=r"a folder to write p\.csv into"):
+        write_manifest(run, cohort, "cyst", tmp_path / "n.json", paths=tmp_path / "none" / "p.csv")
+    with pytest.raises(EvaluationError, match="two files"):
+        write_manifest(run, cohort, "cyst", tmp_path / "n.json", paths=tmp_path / "n.json")
+    assert not (tmp_path / "n.json").exists()
     first = evaluate(run, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
     assert (tmp_path / "one" / "manifest.json").read_text() == (tmp_path / "m.json").read_text()
     beside = Beside(trained_on=[cohort])

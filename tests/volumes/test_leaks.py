@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, zoom
+from typer.testing import CliRunner
 
+from medmeta.cli import app
+from medmeta.errors import MedmetaError
 from medmeta.volumes import Cohort, Volume, find_leaks, open_cohort
 
 
@@ -37,6 +41,20 @@ def test_equal_ids_in_two_splits(tmp_path: Path) -> None:
     assert [(leak.kind, leak.first, leak.second) for leak in report] == [("same-patient", (0, 1), (1, 1))]
     assert "p2" not in str(report.leaks[0])
     assert not find_leaks([one])
+
+
+def test_pairs_as_json_and_no_choice_of_series(tmp_path: Path) -> None:
+    for name, seed in {"p1": 0, "p2": 1, "p3": 0}.items():
+        nibabel.save(nibabel.Nifti1Image(texture(seed), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    rows = [f"{name},{name}.nii.gz,x" for name in ("p1", "p2", "p3")]
+    (tmp_path / "cohort.csv").write_text("\n".join(["patient,image,tumor", *rows]) + "\n")
+    shown = CliRunner().invoke(app, ["inspect", "--leaks", "--json", str(tmp_path)])
+    assert shown.exit_code == 1, shown.output
+    assert [row["images"] for row in json.loads(shown.stdout)] == [["p1.nii.gz", "p3.nii.gz"]]
+    with pytest.raises(MedmetaError, match="leave --leaks out"):
+        CliRunner().invoke(
+            app, ["inspect", "--leaks", "--modality", "MR", str(tmp_path)], catch_exceptions=False
+        )
 
 
 def test_equal_voxels_under_two_keys(tmp_path: Path) -> None:
