@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +21,7 @@ from typing import Any
 import torch
 
 from medmeta.episodes import Augment, Episode, TaskSource, generator_of, support_examples
-from medmeta.errors import MedmetaError
+from medmeta.errors import MedmetaError, new_folder
 from medmeta.evaluation import (
     NAMES,
     SCRATCH,
@@ -42,8 +45,19 @@ from medmeta.evaluation import (
 from medmeta.evaluation import results as figures
 from medmeta.evaluation.metrics import dice
 from medmeta.training import Recipe, Run, Schedule, plan_for, train
-from medmeta.volumes import Cohort, Store, load, load_mask, make_plan, open_cohort, split_patients
+from medmeta.volumes import (
+    Cohort,
+    Store,
+    Volume,
+    VolumeError,
+    load_mask,
+    make_plan,
+    open_cohort,
+    split_patients,
+)
+from medmeta.volumes.dicom_series import Choice, choose, find_series
 from medmeta.volumes.progress import Track, silent
+from medmeta.volumes.reading import read_image, read_mask
 
 SHOTS = (1, 3, 5)
 
@@ -131,13 +145,10 @@ def quickstart(
         The folder.
 
     Raises:
-        QuickstartError: where ``out`` exists or the cohort does not do.
+        QuickstartError: where ``out`` exists or the cohort does not do. That the bundle cannot be run is said
+            in the report, and all else kept.
     """
-    folder = Path(out)
-    if folder.exists():
-        raise QuickstartError(
-            f"a folder that does not exist: {folder}", found="one that does", cure="Give another --out."
-        )
+    folder = new_folder(out, QuickstartError)
     # networks this small gain a tenth from a second thread, and wait for it tenfold on a busy machine; and
     # on one thread the same seed gives the same figures on any number of cores
     threads = torch.get_num_threads()
@@ -151,7 +162,7 @@ def quickstart(
         segmented = _segment(cohort, held_out, work, seed, clock, track)
         classified = _classify(cohort, held_out, work, seed, clock, track)
         with clock.part("bundle", "Exporting the adapted segmenter and running it with monai.bundle"):
-            bundle = _bundle(cohort, held_out[0], segmented, work, seed)
+            bundle = _bundle_or_why(cohort, held_out[0], segmented, work, seed, say)
         facts = _facts(cohort, held_out, seed, clock, segmented.run, classified.run, bundle)
         _write(work, segmented, classified, held_out, seed, clock, facts)
     except BaseException:
@@ -256,18 +267,36 @@ class Bundled:
     overlap: float | None
     grid: str
 
+    def __str__(self) -> str:
+        overlap = "n/a" if self.overlap is None else f"{self.overlap:.2f}"
+        return (
+            f"adapted to {self.tumour} with {self.shot} patients, run by monai.bundle on a DICOM series "
+            f"it had not seen: mask of {self.grid} voxels on the scan's grid, Dice {overlap}"
+        )
 
-def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int) -> Bundled | None:
-    """Adapt on 5 patients, export, run monai.bundle on a DICOM series of another patient."""
+
+def _bundle_or_why(
+    cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int, say: Callable[[str], None]
+) -> str:
+    """What the bundle gave, or why it was not run: no reason to lose what was trained and judged."""
+    try:
+        return str(_bundle(cohort, tumour, segmented, work, seed))
+    except (MedmetaError, OSError) as error:
+        why = str(error) if isinstance(error, MedmetaError) else type(error).__name__
+        say(f"The bundle was not run: {why}")
+        return f"not run: {why}"
+
+
+def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int) -> Bundled:
+    """Adapt on 5 patients, export, run monai.bundle on a DICOM series of another patient.
+
+    Raises:
+        QuickstartError: where the cohort has no such patients, or the bundle does not run.
+    """
     from medmeta.clinical import export
 
-    of_type = sorted((v for v in cohort.volumes if v.tumour == tumour), key=lambda v: v.patient)
-    series = [v for v in of_type if v.image[0].is_dir()]
-    if not series:
-        return None
-    unseen = series[0]
-    support = [v for v in of_type if v is not unseen][: SHOTS[-1]]
     store, run = segmented.store, segmented.run
+    support, unseen = _apart([v for v in run.unseen(cohort.volumes) if v.tumour == tumour])
     prepared = [store.read(v) for v in support]
     examples = support_examples(prepared, store.plan, generator_of(seed, 5))
     predictor = run.learner.adapt(examples)
@@ -280,27 +309,96 @@ def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int)
         about={"support": sorted(p.patient for p in prepared), "shots": len(support), "seed": seed},
         out=work / "bundle",
     )
-    made = _run_bundle(bundle, unseen.image[0], work / "predicted")
-    image = load(unseen.image[0])
-    found = load_mask(made, like=image).as_tensor()[0] > 0
-    truth = load_mask(unseen.mask, like=image).as_tensor()[0] > 0 if unseen.mask else found
-    return Bundled(tumour, len(support), dice(found, truth), " x ".join(map(str, found.shape)))
+    image = read_image(unseen)
+    with _alone(unseen) as scan:
+        found = _outlined(_run_bundle(bundle, scan, work / "predicted"), image)
+    truth = read_mask(unseen, image)
+    overlap = None if truth is None else dice(found, truth.as_tensor()[0] > 0)
+    return Bundled(tumour, len(support), overlap, " x ".join(map(str, found.shape)))
+
+
+def _apart(of_type: Sequence[Volume]) -> tuple[list[Volume], Volume]:
+    """A volume of each of 5 patients to adapt on, and a DICOM series of another one."""
+    known = sorted(of_type, key=lambda v: v.patient)
+    series = [v for v in known if len(v.image) == 1 and v.image[0].is_dir()]
+    support: dict[str, Volume] = {}
+    for volume in known if series else ():
+        if volume.mask is not None and volume.patient != series[0].patient:
+            support.setdefault(volume.patient, volume)
+    if support:
+        return list(support.values())[: SHOTS[-1]], series[0]
+    raise QuickstartError(
+        "an outlined patient of a held-out type to adapt on, and another one with a DICOM series",
+        found=f"{len({v.patient for v in known})} patients and {len(series)} DICOM series",
+        cure="Export a bundle with 'medmeta adapt', and run it on any scan.",
+    )
+
+
+@contextmanager
+def _alone(volume: Volume) -> Iterator[Path]:
+    """The files of a volume's DICOM series in a folder of their own.
+
+    MONAI reads whatever a folder holds, and a study's holds several series; and it calls what it writes by
+    the folder, which may bear a patient's name.
+    """
+    folder = volume.image[0]
+    chosen = choose(find_series(folder), folder, Choice(volume.series))
+    with tempfile.TemporaryDirectory(prefix="medmeta-") as place:
+        scan = Path(place, "image")
+        scan.mkdir()
+        for number, header in enumerate(chosen.headers):
+            shutil.copyfile(header.path, scan / f"{number:05d}.dcm")
+        yield scan
+
+
+def _outlined(mask: Path, image: Any) -> torch.Tensor:
+    """Where a mask on the image's grid is not zero; nowhere is an answer, too."""
+    try:
+        return load_mask(mask, like=image).as_tensor()[0] > 0
+    except VolumeError as error:
+        if error.code != "empty-mask":
+            raise
+        return torch.zeros(image.shape[1:], dtype=torch.bool)
 
 
 def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:
-    """Run the bundle as anyone with MONAI would; the mask it wrote."""
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
-    command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
-    command += ["--datalist", json.dumps([str(series.resolve())]).replace('"', "'"), "--output_dir", str(out)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run the bundle as anyone with MONAI would; the mask it wrote.
+
+    Raises:
+        QuickstartError: where it wrote none. What it names is in the folder that the quickstart leaves.
+    """
+
+    def command(python: str, bundle: str, series: str, out: str) -> list[str]:
+        options = {
+            "config_file": f"{bundle}/configs/inference.json",
+            "bundle_root": bundle,
+            "datalist": repr([series]),  # MONAI takes it for a literal of Python
+            "output_dir": out,
+        }
+        said = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return [python, "-W", "ignore", "-m", "monai.bundle", "run", *said]
+
+    asked = command(sys.executable, str(bundle.resolve()), str(series.resolve()), str(out.resolve()))
+    ran = subprocess.run(asked, capture_output=True, text=True, check=False)
     masks = sorted(out.rglob("*_seg.nii.gz"))
     if ran.returncode or not masks:
+        shutil.rmtree(out, ignore_errors=True)
+        by_hand = shlex.join(command("python", bundle.name, "SERIES", out.name))
         raise QuickstartError(
             "a mask from 'python -m monai.bundle run'",
-            found=f"exit code {ran.returncode}: {ran.stderr.strip().splitlines()[-1:]}",
-            cure=f"Run it by hand: {' '.join(command)}",
+            found=f"exit code {ran.returncode}: {_last(ran.stderr)}",
+            cure=f"Run it by hand where the report is: {by_hand}",
         )
     return masks[0]
+
+
+def _last(stderr: str) -> str:
+    """How a program says that it failed: our refusals whole, of other errors the kind; they quote paths."""
+    line = (stderr.strip().splitlines() or [""])[-1]
+    kind = line.partition(":")[0]
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", kind):
+        return "no error named"
+    return line if kind.startswith("medmeta.") else kind
 
 
 NAMES_SEGMENT = {"maml": "meta-trained segmenter (MAML)", **NAMES}
@@ -314,10 +412,10 @@ def _facts(
     clock: Clock,
     run: Run,
     cls_run: Run,
-    bundle: Bundled | None,
+    bundle: str,
 ) -> dict[str, str]:
     options = run.config["learner"]["options"]
-    facts = {
+    return {
         "Held out": f"{', '.join(held_out)}: no volume of theirs was in any training stage",
         "Trained on": f"{', '.join(run.types)} ({len(cohort.patients)} patients in the cohort)",
         "Segmenter": (
@@ -336,14 +434,8 @@ def _facts(
         "Seed": str(seed),
         "Versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
         "Times": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.parts.items()),
+        "Bundle": bundle,
     }
-    if bundle:
-        overlap = "n/a" if bundle.overlap is None else f"{bundle.overlap:.2f}"
-        facts["Bundle"] = (
-            f"adapted to {bundle.tumour} with {bundle.shot} patients, run by monai.bundle on a DICOM series "
-            f"it had not seen: mask of {bundle.grid} voxels on the scan's grid, Dice {overlap}"
-        )
-    return facts
 
 
 def _write(

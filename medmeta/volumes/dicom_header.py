@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
@@ -65,7 +66,8 @@ class Header:
         bytes_left: bytes of the file from the pixel data on; None where unknown (deflated).
         slices: its planes.
         unit: what rescaled values mean.
-        patient: identifier with its issuer; raw, so for memory only.
+        patient: identifier, ``^`` and its issuer, ``""`` without an identifier; raw, so for memory only.
+        issuer: of the identifier, ``""`` where none is named.
         study: StudyInstanceUID; likewise.
         warnings: what a reader of the pixels should know.
     """
@@ -99,6 +101,7 @@ class Header:
     segmented: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     study: str = ""
+    issuer: str = ""
 
     @property
     def is_mask(self) -> bool:
@@ -183,7 +186,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
     """The header of a parsed file; see ``read_header``."""
     sop_class = text(ds, 0x00080016) or _promised(ds)
     if sop_class not in MASKS and raw(ds, 0x00280010) is None:
-        _not_cut(sop_class, path)
+        _not_cut(ds, sop_class, path, pixel_bytes)
         return None
     patient, issuer = text(ds, 0x00100020), text(ds, 0x00100021)
     multiframe = bool(items(ds, 0x52009230)) and sop_class not in MASKS
@@ -217,6 +220,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         segmented=_referenced(ds) if sop_class in MASKS else (),
         warnings=_warnings(ds, sop_class),
         study=text(ds, 0x0020000D),
+        issuer=issuer if patient else "",
     )
 
 
@@ -226,12 +230,25 @@ def _promised(ds: Dataset) -> str:
     return text(meta, 0x00020002) if meta is not None else ""
 
 
-def _not_cut(sop_class: str, path: Path) -> None:
-    """A report, plan or presentation state has no rows; an image without them has lost its header."""
+def _not_cut(ds: Dataset, sop_class: str, path: Path, pixel_bytes: int | None) -> None:
+    """A report, plan or presentation state has no rows; an image without them has lost its header.
+
+    So may have an object of a vendor's own class, unless its header is whole: exports are full of such
+    (scan protocols, raw data, results of a console) that hold no image.
+    """
     name = UID(sop_class).name
-    if not sop_class or name == sop_class or "Image" in name:
-        found = "an image without its size" if "Image" in name else "no known kind of DICOM object"
-        raise VolumeError("truncated-file" if "Image" in name else "bad-header", found=found, where=path)
+    if "Image" in name:
+        raise VolumeError("truncated-file", found="an image without its size", where=path)
+    unknown = not sop_class or name == sop_class
+    if unknown and not (sop_class and text(ds, 0x0020000E) and pixel_bytes is None and _whole(ds)):
+        raise VolumeError("bad-header", found="no known kind of DICOM object", where=path)
+
+
+def _whole(ds: Dataset) -> bool:
+    """Whether the last element is as long as it claims: a file that was cut ends within one."""
+    last = next(reversed(ds.items().mapping.values()), None)
+    # one that was parsed at once is a sequence, which is not without its end
+    return not isinstance(last, RawDataElement) or len(last.value or b"") == last.length
 
 
 def _warnings(ds: Dataset, sop_class: str) -> tuple[str, ...]:

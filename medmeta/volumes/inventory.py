@@ -26,6 +26,7 @@ from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
 from medmeta.volumes.layouts.listing import CohortError, read_json, stem
 from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
+from medmeta.volumes.patients import settle
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.scan import Scan, spacing
@@ -222,7 +223,7 @@ def _dicom(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
             unread.add(file.parent)
         elif found is not None:
             headers.append(found)
-    series = group(headers)
+    series = group(settle(headers))
     there = [one for one in series if not one.is_mask]
     call.seen.extend(there)
     images = [_Image.of(one, root, call) for one in there if call.choice.fits(one)]

@@ -15,7 +15,7 @@ from medmeta.volumes import masks, seg
 from medmeta.volumes.archive import unpacked
 from medmeta.volumes.dicom_header import RTSTRUCT, Header, is_dicom, read_header
 from medmeta.volumes.dicom_read import read_stack
-from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, group
+from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, group, listed
 from medmeta.volumes.errors import VolumeError, own_name
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.metaimage import read_metaimage
@@ -60,7 +60,8 @@ def load(
         path: a NIfTI, NRRD, MetaImage, PNG, JPEG or npz file; a DICOM file; a folder or zip of DICOM.
         series: SeriesInstanceUID, or the short key that ``inspect`` shows, where there are several.
         modality: ``"CT"``, ``"MR"`` …: choose the series of it.
-        description: regular expression looked for in SeriesDescription.
+        description: regular expression looked for in SeriesDescription. All three are checked on a single
+            DICOM file, too, and refused for files of other kinds, which say nothing of a series.
         channels: volumes that a NIfTI of four axes holds as the channels of one image (MR sequences, say).
         max_voxels: refuse a volume larger than this.
 
@@ -103,6 +104,7 @@ def read(
     if not path.exists():
         raise VolumeError("not-found", found="nothing", where=path)
     if suffix(path) in READERS and not path.is_dir():
+        _no_series(path, choice)
         return read_file(path, channels=channels, max_voxels=max_voxels)
     if channels != 1:
         raise VolumeError("other-channels", found="one", where=path)
@@ -113,7 +115,17 @@ def read(
             return _folder(folder, path, choice, max_voxels)
     if not is_dicom(path):
         raise VolumeError("not-a-volume", found="another kind of file", where=path)
-    return read_stack(preflight(_one(path).headers), max_voxels=max_voxels)
+    one = _one(path)
+    if not choice.fits(one):
+        raise VolumeError("no-such-series", found=f"the series {listed([one])}", where=path)
+    return read_stack(preflight(one.headers), max_voxels=max_voxels)
+
+
+def _no_series(path: Path, choice: Choice) -> None:
+    """Refuse a choice among series for a file that knows none: it would be taken for granted."""
+    if choice:
+        cure = "Leave out series=, modality= and description=: they choose among DICOM series."
+        raise VolumeError("no-such-series", found="a file without series", where=path, cure=cure)
 
 
 def read_file(path: Path, *, channels: int = 1, max_voxels: int = MAX_VOXELS) -> Scan:
@@ -161,6 +173,7 @@ def _folder(folder: Path, named: Path, choice: Choice, max_voxels: int) -> Scan:
     if not found:
         others = [file for file in files_below(folder) if suffix(file) in READERS]
         if len(others) == 1:
+            _no_series(others[0], choice)
             return read_file(others[0], max_voxels=max_voxels)
         if others:
             raise VolumeError(

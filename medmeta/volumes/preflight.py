@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medmeta.volumes.decoders import missing_decoder
 from medmeta.volumes.dicom_header import Header, Slice
 from medmeta.volumes.errors import VolumeError
+from medmeta.volumes.patients import settle
 from medmeta.volumes.scan import LPS_TO_RAS
 
 # slices may lie off their even place by this part of their spacing (rounded header values do)
@@ -169,7 +170,7 @@ def _same(planes: Sequence[Plane], what: str, of: Callable[[Plane], Any], code: 
 
 
 def _kinds(headers: Sequence[Header]) -> None:
-    planes = [Plane(header, header.slices[0]) for header in headers]
+    planes = [Plane(header, header.slices[0]) for header in settle(headers)]
     kinds: list[tuple[str, Callable[[Plane], Any]]] = [
         ("patient", lambda p: p.header.patient),
         ("SOP class", lambda p: p.header.sop_class),

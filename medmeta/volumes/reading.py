@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from medmeta.volumes.layouts import CohortError
-from medmeta.volumes.loading import load, load_mask
+from medmeta.volumes.loading import READERS, load, load_mask, suffix
 from medmeta.volumes.record import Volume
 
 
@@ -19,8 +20,9 @@ def read_image(volume: Volume) -> Any:
         CohortError: where the channels are not on one grid.
     """
     if len(volume.image) == 1 and len(volume.modality) > 1:  # as the Decathlon keeps MR sequences
-        return load(volume.image[0], series=volume.series, channels=len(volume.modality))
-    channels = [load(path, series=volume.series) for path in volume.image]
+        path = volume.image[0]
+        return load(path, series=_series(volume, path), channels=len(volume.modality))
+    channels = [load(path, series=_series(volume, path)) for path in volume.image]
     first = channels[0]
     for number, other in enumerate(channels[1:], start=2):
         same = other.shape[1:] == first.shape[1:] and torch.allclose(other.affine, first.affine, atol=1e-3)
@@ -36,6 +38,11 @@ def read_image(volume: Volume) -> Any:
     joined = first.clone()
     joined.set_array(torch.cat([c.as_tensor() for c in channels]))
     return joined
+
+
+def _series(volume: Volume, path: Path) -> str | None:
+    """Which series to take; none of a NIfTI, whose row in a table may well name the one it was made of."""
+    return None if suffix(path) in READERS and not path.is_dir() else volume.series
 
 
 def read_mask(volume: Volume, like: Any) -> Any:

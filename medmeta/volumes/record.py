@@ -16,7 +16,8 @@ class Volume:
         mask: path of the mask (NIfTI, NRRD, DICOM SEG, RTSTRUCT), or None where there is none.
         tumour: the tumour type (or structure), or None for a patient known to be free of every target.
         label: value of ``tumour`` in ``mask``; None means every non-zero voxel.
-        series: SeriesInstanceUID to take where ``image`` is a folder of several series.
+        series: SeriesInstanceUID to take where ``image`` is a folder of several series; no matter to files
+            that are no DICOM.
         modality: one name a channel (``"CT"``, ``"MR"`` …), ``()`` where unknown.
     """
 

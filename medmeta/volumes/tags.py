@@ -7,8 +7,11 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from pydicom.charset import TEXT_VR_DELIMS, decode_bytes
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+
+_ESCAPE = b"\x1b"  # changes the character set within a text that is ASCII byte by byte (ISO 2022)
 
 
 def _item(ds: Dataset, tag: int) -> Any:
@@ -23,7 +26,7 @@ def raw(ds: Dataset, tag: int) -> Any:
 
 
 def text(ds: Dataset, tag: int) -> str:
-    """One line of text, without padding; ``""`` where absent.
+    """One line of text in the data set's own character set, without padding; ``""`` where absent.
 
     Example:
         >>> ds = Dataset(); ds.Modality = "CT"
@@ -34,10 +37,25 @@ def text(ds: Dataset, tag: int) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):
-        value = value.decode("latin-1")
+        value = _decoded(ds, value)
     elif not isinstance(value, str) and isinstance(value, Sequence):
         value = "\\".join(str(part) for part in value)
     return str(value).strip(" \0\t\r\n")
+
+
+def _decoded(ds: Dataset, value: bytes) -> str:
+    """By SpecificCharacterSet, in a sequence that of its parent; nearly all text is ASCII and needs none.
+
+    Bytes that are not of their set are taken for Latin-1 as without one: no two names become one that way.
+    """
+    if value.isascii() and _ESCAPE not in value:
+        return value.decode("ascii")
+    named = ds.original_character_set or "latin-1"
+    try:
+        found = decode_bytes(value, [named] if isinstance(named, str) else list(named), TEXT_VR_DELIMS)
+    except (LookupError, UnicodeError):  # where someone made pydicom strict
+        found = "\ufffd"
+    return value.decode("latin-1") if "\ufffd" in found else found
 
 
 def texts(ds: Dataset, tag: int) -> tuple[str, ...]:

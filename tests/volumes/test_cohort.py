@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medmeta.volumes import CohortError, VolumeError, load_mask, open_cohort
+from medmeta.volumes import CohortError, VolumeError, inspect, load_mask, open_cohort
 from medmeta.volumes import load as load_image
 from medmeta.volumes.layouts.labels import label_values
 from tests.volumes.test_dicom_masks import mask as segments
@@ -364,3 +364,51 @@ def test_dicom_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_passed_over(tmp_path: Path) -> None:
     (tree(tmp_path) / "study" / "image" / "zzz").symlink_to(tmp_path / "gone")
     assert len(open_cohort(tmp_path).volumes) == 2
+
+
+def issued(root: Path, study: str, *, image: str = "", mask: str = "") -> None:
+    """A study of the one PatientID, with the issuers that its slices and its mask name."""
+    _, made = source(root / study)
+    file = write(made, segments(), root / study / "seg.dcm")
+    for issuer, files in ((image, (root / study / "image").iterdir()), (mask, [file])):
+        for one in files if issuer else ():
+            ds = pydicom.dcmread(one)
+            ds.IssuerOfPatientID = issuer
+            ds.save_as(one)
+
+
+@pytest.mark.parametrize("named", [{"image": "A"}, {"mask": "A"}])
+def test_an_issuer_named_by_the_image_or_the_mask_alone(tmp_path: Path, named: dict[str, str]) -> None:
+    issued(tmp_path, "one", **named)
+    issued(tmp_path, "two")
+    found = open_cohort(tmp_path)
+    assert not found.problems
+    assert [p.endswith("^A") for p in found.patients] == [True]
+    assert len({entry["patient"] for entry in inspect(tmp_path, salt="s")}) == 1
+
+
+def test_an_issuer_named_by_some_slices_alone(tmp_path: Path) -> None:
+    issued(tmp_path, "one")
+    file = tmp_path / "one" / "image" / "002.dcm"
+    ds = pydicom.dcmread(file)
+    ds.IssuerOfPatientID = "A"
+    ds.save_as(file)
+    assert load_image(tmp_path / "one" / "image").shape[0] == 1
+    assert [p.endswith("^A") for p in open_cohort(tmp_path).patients] == [True]
+
+
+def test_two_issuers_of_one_number_and_a_study_without(tmp_path: Path) -> None:
+    for study, names in {"one": {"image": "A"}, "two": {"image": "B"}, "three": {}}.items():
+        issued(tmp_path, study, **names)
+    found = open_cohort(tmp_path)
+    assert [p[-2:] for p in found.patients] == ["^A", "^B"]
+    # by order of path: one, three, two
+    assert found.problems[0].startswith("mask object 2: no issuer of a PatientID that several issuers gave")
+    issued(tmp_path, "three", mask="B")
+    assert len(open_cohort(tmp_path).volumes) == 6
+
+
+def test_an_image_and_a_mask_of_two_issuers(tmp_path: Path) -> None:
+    issued(tmp_path, "one", image="A", mask="B")
+    with pytest.raises(CohortError, match="of 2 patients"):
+        open_cohort(tmp_path, layout="dicom")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -202,10 +204,47 @@ def test_a_zip_with_a_link(tmp_path: Path) -> None:
     refused(tmp_path / "z.zip", "unsafe-zip")
 
 
-def test_a_zip_bomb(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.dcm", bytes(20 << 20))
+def claiming(file: Path, size: int, entries: int = 1) -> Path:
+    """A zip whose directory says of each entry that it unpacks to ``size`` bytes."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(entries):
+            archive.writestr(f"{number}.dcm", bytes(1 << 20))
+    raw = bytearray(file.read_bytes())
+    place = -1
+    for _ in range(entries):
+        place = raw.index(b"PK\x01\x02", place + 1)
+        raw[place + 24 : place + 28] = size.to_bytes(4, "little")
+    file.write_bytes(raw)
+    return file
+
+
+@pytest.mark.parametrize(("size", "entries"), [(2 << 30, 1), (100 << 20, 20), (4_000_000_000, 5)])
+def test_a_zip_bomb(tmp_path: Path, size: int, entries: int) -> None:
+    refused(claiming(tmp_path / "z.zip", size, entries), "unsafe-zip")
+
+
+def test_a_bomb_of_entries_that_share_their_bytes(tmp_path: Path) -> None:
+    """Each alone is packed as images are; together they are a hundred times what the file could hold."""
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a.dcm", bytes(1 << 20))
+        for number in range(2000):
+            twin = copy.copy(archive.filelist[0])
+            twin.filename = f"{number}.dcm"
+            archive.filelist.append(twin)
     refused(tmp_path / "z.zip", "unsafe-zip")
+
+
+def test_a_label_map_with_little_in_it_is_no_bomb(tmp_path: Path) -> None:
+    """It packs a thousandfold, as does a segmentation of nothing beside its series."""
+    mask = np.zeros((512, 512, 60), np.uint8)
+    mask[200:230, 200:230, 30] = 1
+    nibabel.Nifti1Image(mask, np.eye(4)).to_filename(tmp_path / "m.nii")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "m.nii", "m.nii")
+        entry = archive.getinfo("m.nii")
+        assert entry.file_size > 900 * entry.compress_size
+    like = load(tmp_path / "z.zip")
+    assert int(load_mask(tmp_path / "z.zip", like=like).sum()) == 900
 
 
 def test_a_damaged_zip(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medmeta.volumes.dicom_header import Header, is_dicom, read_header
@@ -12,6 +12,7 @@ from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
 from medmeta.volumes.layouts.listing import Listing, free_or
 from medmeta.volumes.loading import named_labels
+from medmeta.volumes.patients import settle, unclear
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -36,11 +37,13 @@ def read(path: Path, track: Track = silent) -> Listing:
     """Read all headers; one volume for each segment (or ROI) and the series it refers to.
 
     The tumour type is the segment's property type in words, else its label; an ROI's name. The patient is
-    PatientID with its issuer. A series no mask refers to is left out, for nobody said what is in it.
+    PatientID with its issuer; where none is named, the only one that is named for the PatientID elsewhere. A
+    series no mask refers to is left out, for nobody said what is in it.
     """
     files = list(dicom_files(files_below(path)))
     found = list(read_headers(files, workers=min(8, os.cpu_count() or 1), track=track))
-    headers = [header for header in found if isinstance(header, Header)]
+    headers = settle(header for header in found if isinstance(header, Header))
+    doubtful = unclear(headers)
     listing = Listing()
     series: dict[str, list[Header]] = {}
     for header in headers:
@@ -49,7 +52,7 @@ def read(path: Path, track: Track = silent) -> Listing:
     used: set[str] = set()
     masks = sorted((header for header in headers if header.is_mask), key=lambda header: header.path)
     for number, mask in enumerate(masks, start=1):
-        used.update(_add(listing, mask, series, number))
+        used.update(_add(listing, mask, series, number, doubtful))
     damaged = sum(isinstance(one, VolumeError) for one in found)
     if damaged:
         listing.problems.append(f"{damaged} file(s) that cannot be read: slices or masks may be missing")
@@ -75,7 +78,9 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _add(listing: Listing, mask: Header, series: dict[str, list[Header]], number: int) -> set[str]:
+def _add(
+    listing: Listing, mask: Header, series: dict[str, list[Header]], number: int, doubtful: frozenset[str]
+) -> set[str]:
     """Add the targets of one SEG or RTSTRUCT; give the series they lie in."""
     found = _referenced(mask, series)
     if len(found) != 1:
@@ -83,15 +88,12 @@ def _add(listing: Listing, mask: Header, series: dict[str, list[Header]], number
             f"mask object {number}: refers to {len(found)} series that are here, not to one"
         )
         return set()
-    slices = series[found[0]]
-    patients = {one.patient for one in (*slices, mask)} - {""}
-    if len(patients) > 1:
-        listing.problems.append(f"mask object {number}: it and its series are of {len(patients)} patients")
+    *slices, mask = settle((*series[found[0]], mask))  # an image and its mask are of one patient
+    patient, problem = _patient(slices, mask, doubtful)
+    if problem:
+        listing.problems.append(f"mask object {number}: {problem}")
+    if patient is None:
         return set()
-    patient = slices[0].patient.removesuffix("^")  # of an issuer that is not named
-    if not patient:
-        patient = slices[0].study
-        listing.problems.append(f"mask object {number}: no PatientID, the study is taken as the patient")
     folder = Path(os.path.commonpath([str(s.path.parent) for s in slices]))
     try:
         targets = named_labels(mask.path)
@@ -104,6 +106,18 @@ def _add(listing: Listing, mask: Header, series: dict[str, list[Header]], number
         tumour, modality = free_or(name or f"roi_{label}"), (slices[0].modality,)
         listing.volumes.append(Volume(patient, (folder,), mask.path, tumour, label, found[0], modality))
     return set(found)
+
+
+def _patient(slices: Sequence[Header], mask: Header, doubtful: frozenset[str]) -> tuple[str | None, str]:
+    """Whose the image and its mask are, None where nobody can tell; and what there is to say of it."""
+    patients = {one.patient for one in (*slices, mask)} - {""}
+    if len(patients) > 1:
+        return None, f"it and its series are of {len(patients)} patients"
+    if patients & doubtful:
+        return None, "no issuer of a PatientID that several issuers gave: left out, it may be of any of them"
+    if not slices[0].patient:
+        return slices[0].study, "no PatientID, the study is taken as the patient"
+    return slices[0].patient.removesuffix("^"), ""  # of an issuer that is not named
 
 
 def _referenced(mask: Header, series: dict[str, list[Header]]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medmeta.volumes.dicom_header import is_dicom, read_header
+from medmeta.volumes.dicom_header import Header, is_dicom, read_header
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
+from medmeta.volumes.patients import settle
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -69,7 +70,7 @@ def _is_series(folder: Path, files: list[Path]) -> bool:
 
 def _is_one_patient(folder: Path) -> bool:
     """Whether the first few DICOM series below are of one PatientID."""
-    patients: set[str] = set()
+    headers: list[Header | None] = []
     for below in sorted(p for p in folder.iterdir() if p.is_dir())[:5]:
         first = next((p for p in sorted(below.iterdir()) if p.is_file()), None)
         if first is None or not _is_series(below, list(image_files(below))):
@@ -78,8 +79,10 @@ def _is_one_patient(folder: Path) -> bool:
             header = read_header(first)
         except VolumeError:
             return False
-        patients.add(header.patient if header is not None else "")
-    return len(patients) == 1
+        headers.append(header)
+    named = settle(header for header in headers if header is not None)
+    nobody = {""} if len(named) < len(headers) else set()
+    return len({header.patient for header in named} | nobody) == 1
 
 
 def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | None) -> None:
