@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -28,7 +30,8 @@ from medmeta.evaluation import (
     write_manifest,
 )
 from medmeta.evaluation.baselines import NAMES, CopiedMask, Majority, NearestPixels
-from medmeta.evaluation.manifest import Manifest, read
+from medmeta.evaluation.drawing import new_volumes
+from medmeta.evaluation.manifest import Key, Manifest, read
 from medmeta.evaluation.proof import check_names, prove
 from medmeta.evaluation.protocol import judged_values
 from medmeta.training import Recipe, Run, RunError, Schedule, train
@@ -125,6 +128,15 @@ def test_a_manifest_whose_cases_are_missing_or_that_is_none_is_one_clear_error(
         open_manifest(file)
     file.write_text('{"format": "other"}')
     with pytest.raises(EvaluationError, match="another document"):
+        open_manifest(file)
+    file.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(EvaluationError, match="found a file that is no text"):
+        open_manifest(file)
+    file.write_text(replace(made, episodes=()).text())
+    with pytest.raises(EvaluationError, match="at least 1 episode, found none in it"):
+        open_manifest(file)
+    file.write_text(replace(made, episodes=(replace(made.episodes[0], tumours=()),)).text())
+    with pytest.raises(EvaluationError, match="one of its classes, found none"):
         open_manifest(file)
     broken = json.loads(made.text())
     broken["episodes"][0]["query"] += broken["episodes"][0]["support"]
@@ -280,6 +292,30 @@ def test_a_type_under_another_name_and_an_image_in_another_cohort_are_found(
         prove(run, ["cyst"], [*new, twin], store)
     with pytest.raises(EvaluationError, match="patients whom training has not seen"):
         prove(run, ["cyst"], [seen], store)
+
+
+def test_the_table_of_paths_is_csv_whatever_a_type_is_called(cohort: Cohort) -> None:
+    kind = 'glioma, "high" grade'
+    renamed = [replace(v, tumour=kind if v.tumour == "cyst" else v.tumour) for v in cohort.volumes]
+    made = draw_segmentation(renamed, [kind], PLAN, shots=(1,), episodes=1)
+    rows = list(csv.DictReader(io.StringIO(Catalogue(renamed).table(made))))
+    assert [Key(row["image"], row["kind"]) for row in rows] == sorted(made.cases)
+    assert all(Path(row["path"]).is_file() for row in rows)
+
+
+def test_an_image_under_two_patients_is_refused_in_any_file(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    """Its very bytes are one volume to the catalogue: of the copies' patients none may be passed over."""
+    first = cohort.volumes[0]
+    copy = Path(shutil.copy(first.image[0], tmp_path / "copy.nii.gz"))
+    other = replace(first, patient="other", image=(copy,))
+    catalogue = Catalogue([*cohort.volumes, other])
+    made = draw_segmentation(catalogue.volumes, ["cyst"], PLAN, shots=(1,), episodes=1, catalogue=catalogue)
+    for look in (lambda: catalogue.check(made), lambda: new_volumes(run, made, catalogue)):
+        with pytest.raises(EvaluationError, match=r"1 image.* bytes are there under two or more patients"):
+            look()
+    # where nobody asks of the copies they do no harm
+    others = draw_segmentation(catalogue.volumes, ["spot"], PLAN, shots=(1,), episodes=1, catalogue=catalogue)
+    catalogue.check(others)
 
 
 def test_names_of_one_type() -> None:
