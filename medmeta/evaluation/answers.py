@@ -20,7 +20,7 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 COLUMNS = ("episode", "image", "type", "probability")
 
 
-def check_names(names: Sequence[str], ours: Collection[str]) -> None:
+def check_programs(names: Sequence[str], ours: Collection[str]) -> None:
     """Refuse other programs' names that could be taken for each other or for a method of ours.
 
     Args:
@@ -31,8 +31,8 @@ def check_names(names: Sequence[str], ours: Collection[str]) -> None:
         EvaluationError: naming the one.
 
     Example:
-        >>> check_names(["nnunet", "sam"], ["maml"])
-        >>> check_names(["nnunet", "MAML"], ["maml"])
+        >>> check_programs(["nnunet", "sam"], ["maml"])
+        >>> check_programs(["nnunet", "MAML"], ["maml"])
         Traceback (most recent call last):
             ...
         medmeta.evaluation.records.EvaluationError: wanted other programs' names that are no method's of \
@@ -139,9 +139,10 @@ class Answers:
             if (name, image, kind) in found:
                 raise _refused("one row for each type of each image", f"one again in line {line}")
             found[name, image, kind] = value
-        asked = {(name, k.image) for name, e in episodes.items() for k in e.query}
-        if not any((name, image) in asked for name, image, _ in found):
-            raise _refused("a row of an image that is asked of", "rows of those learnt from alone")
+        asked = {(name, k.image, t) for name, e in episodes.items() for k in e.query for t in e.tumours}
+        if not asked & found.keys():
+            scored = ", ".join(self.manifest.tumours)
+            raise _refused(f"the probability of {scored} for an image that is asked of", "that of none")
         return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medmeta.evaluation import Answers, Catalogue, EvaluationError, Judged, Part, Report, render, replay
-from medmeta.evaluation.answers import check_names
+from medmeta.evaluation.answers import check_programs
 from medmeta.evaluation.baselines import CopiedMask
 from medmeta.evaluation.manifest import Manifest
 from medmeta.evaluation.report import _others, _table
@@ -101,7 +101,10 @@ def test_a_table_in_another_encoding_or_of_the_support_alone_is_refused(
         Answers(tmp_path, chances)
     learnt = [f"{episode.name},{k.image},cyst,0.5" for k in episode.support]
     file.write_text("\n".join([rows(chances)[0], *learnt]))
-    with pytest.raises(EvaluationError, match="found rows of those learnt from alone"):
+    with pytest.raises(EvaluationError, match=r"probability of cyst .* asked of, found that of none"):
+        Answers(tmp_path, chances)
+    file.write_text("\n".join(rows(chances)).replace(",cyst,", ",rest,"))
+    with pytest.raises(EvaluationError, match="found that of none"):
         Answers(tmp_path, chances)
 
 
@@ -114,11 +117,11 @@ def test_a_folder_without_one_mask_that_is_asked_for_is_refused(masks: Manifest,
 
 
 def test_names_of_other_programs_are_their_own() -> None:
-    check_names(["nnunet", "sam"], ["maml"])
+    check_programs(["nnunet", "sam"], ["maml"])
     with pytest.raises(EvaluationError, match=r"no method's of medmeta, found 'maml'"):
-        check_names(["nnunet", "maml"], ["maml"])
+        check_programs(["nnunet", "maml"], ["maml"])
     with pytest.raises(EvaluationError, match="each other program once, found 'A' twice"):
-        check_names(["A", "B", "A"], ["maml"])
+        check_programs(["A", "B", "A"], ["maml"])
 
 
 def one_mask(masks: Manifest, volumes: tuple[Volume, ...], folder: Path) -> Judged:
