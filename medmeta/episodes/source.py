@@ -131,6 +131,11 @@ class TaskSource:
         many = {t for t, vs in self._of.items() if len({v.patient for v in vs}) >= enough}
         return tuple(sorted(many - {"none"} if self.against else many))
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The types of all volumes that episodes draw: of ``"rest"`` also those of few patients."""
+        return tuple(sorted(self._of.keys() - {"none"})) if self.against == "rest" else self.types
+
     @cached_property
     def _of(self) -> dict[str, tuple[Volume, ...]]:
         """The volumes of each type; to classify, those of patients with one type only."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,27 @@ class Catalogue:
             found.setdefault(self.key(volume), volume)
         return found
 
+    @cached_property
+    def _owners(self) -> dict[str, set[str]]:
+        """The patients of each image, by its key."""
+        owners: dict[str, set[str]] = {}
+        for volume in self.volumes:
+            owners.setdefault(self.key(volume).image, set()).add(volume.patient)
+        return owners
+
+    def _refuse_owners(self, keys: Iterable[Key]) -> None:
+        """Refuse images that are there under two patients: whose they are, nobody knows.
+
+        A copy is one volume here, so that of its two patients only the first would be looked at.
+        """
+        twice = {key.image for key in keys if len(self._owners[key.image]) > 1}
+        if twice:
+            raise EvaluationError(
+                "every image under one patient",
+                found=f"{len(twice)} image(s) whose very bytes are there under two or more patients",
+                cure="Find them with 'medmeta inspect COHORT --leaks' and correct the patients' keys.",
+            )
+
     def key(self, volume: Volume) -> Key:
         """The key of one of the volumes."""
         return Key(self._hashes[volume.image, volume.series], volume.tumour or FREE)
@@ -49,10 +72,17 @@ class Catalogue:
         return tuple(dict.fromkeys(self.key(v) for v in volumes))
 
     def __getitem__(self, key: Key) -> Volume:
-        return self._by_key[key]
+        """The volume of a key.
+
+        Raises:
+            EvaluationError: where its image is there under two patients.
+        """
+        volume = self._by_key[key]
+        self._refuse_owners([key])
+        return volume
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse a manifest whose cases are not all there, or that puts a patient on both sides.
+        """Refuse a manifest whose cases are not all there, or are two patients', or one's on both sides.
 
         Raises:
             EvaluationError: with the numbers.
@@ -68,6 +98,7 @@ class Catalogue:
                 found=f"{len(missing)} missing ({', '.join(kinds)}), first {missing[0].image}",
                 cure=f"{cure} An image counts as there when its bytes are the same.",
             )
+        self._refuse_owners(manifest.cases)
         for e in manifest.episodes:
             sides = [{self[k].patient for k in side} for side in (e.support, e.query)]
             if sides[0] & sides[1]:
@@ -79,11 +110,12 @@ class Catalogue:
 
     def table(self, manifest: Manifest) -> str:
         """Which file each case is, as CSV: for other programs, to be kept where the data is."""
-        rows = ["image,kind,path"]
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["image", "kind", "path"])
         for key in sorted(manifest.cases):
-            paths = ";".join(str(p) for p in self[key].image)
-            rows.append(f'{key.image},{key.kind},"{paths}"')
-        return "\n".join(rows) + "\n"
+            rows.writerow([key.image, key.kind, ";".join(str(p) for p in self[key].image)])
+        return text.getvalue()
 
 
 def _image_key(image: tuple[Path, ...], series: str | None) -> str:

@@ -133,7 +133,7 @@ def read(text: str) -> Manifest:
     """A manifest from its JSON document.
 
     Raises:
-        EvaluationError: where it is none, or a patient's image is on both sides of an episode.
+        EvaluationError: where it is none, has no episode, or a patient's image is on both sides of one.
     """
     try:
         plain = json.loads(text)
@@ -156,7 +156,17 @@ def read(text: str) -> Manifest:
             found="another document",
             cure="Write one with medmeta manifest.",
         ) from error
+    if not made.episodes:
+        raise EvaluationError(
+            "a manifest with at least 1 episode", found="none in it", cure="Write one with medmeta manifest."
+        )
     for e in made.episodes:
+        if not e.tumours or not set(e.tumours) <= set(e.classes):
+            raise EvaluationError(
+                f"a type that is scored in episode {e.name}, one of its classes",
+                found="another" if e.tumours else "none",
+                cure="Write the manifest anew.",
+            )
         both = {k.image for k in e.support} & {k.image for k in e.query}
         if both or not e.support or not e.query:
             raise EvaluationError(
@@ -171,11 +181,19 @@ def open_manifest(path: str | Path) -> Manifest:
     """Read a manifest's file.
 
     Raises:
-        EvaluationError: where there is none.
+        EvaluationError: where there is none, or it is another file.
     """
     file = Path(path)
     if not file.is_file():
         raise EvaluationError(
             "a manifest's file", found="none at the path given", cure="Write one with medmeta manifest."
         )
-    return read(file.read_text())
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EvaluationError(
+            f"an episode manifest ({FORMAT})",
+            found="a file that is no text",
+            cure="Write one with medmeta manifest.",
+        ) from error
+    return read(text)

@@ -30,6 +30,21 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """Whom altered copies were looked for among: those trained on that the cohorts given hold.
+
+    Args:
+        patients: how many of them.
+        images: of theirs that were looked at.
+        unread: of theirs that could not be read.
+    """
+
+    patients: int
+    images: int
+    unread: int
+
+
+@dataclass(frozen=True)
 class Proof:
     """A held-out type, seen in no stage: the comparisons that were made, all without a finding.
 
@@ -41,6 +56,8 @@ class Proof:
         patients: pairs of patient keys compared.
         voxels: pairs of images compared voxel by voxel (by hash); None where the run keeps no hashes.
         near: pairs compared for flipped, resampled or neighbouring copies; None where it was not asked for.
+        looked: whom those pairs are with; None likewise.
+        rest: whether the run says which types were in its class ``"rest"``, where it had one.
     """
 
     held_out: tuple[str, ...]
@@ -51,6 +68,8 @@ class Proof:
     patients: int
     voxels: int | None
     near: int | None
+    looked: Looked | None = None
+    rest: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """For ``results.json``."""
@@ -63,6 +82,11 @@ class Proof:
             f"{stage}: {', '.join(types) or 'none'}; not {held}, nor that in other case or spelling."
             for stage, types in self.stages.items()
         ]
+        if not self.rest:
+            said.append(
+                "Which other types were among the rest that they were told from is not known: the run was "
+                "trained before it kept them."
+            )
         said.append(
             f"{self.judged.patients} patients were learnt from or judged, none of them one of the "
             f"{self.trained.patients} whom training or validation saw ({self.patients:,} pairs of keys)."
@@ -74,14 +98,25 @@ class Proof:
                 f"None of their {self.judged.images} images has the voxels of one of the "
                 f"{self.trained.images} trained on, under any name or in any cohort ({self.voxels:,} pairs)."
             )
-        said.append(
-            f"Nor is any a flipped, resampled or neighbouring copy ({self.near:,} pairs)."
-            if self.near is not None
-            else "Altered copies (flipped, resampled) were not looked for; --trained-on does."
-        )
+        said.append(self._copies())
         said.append(
             f"Keys of those trained on: sha256 {self.trained.sha256[:16]}; judged: {self.judged.sha256[:16]}."
         )
+        return said
+
+    def _copies(self) -> str:
+        """What was looked for among altered copies, and what was not."""
+        if self.near is None or self.looked is None:
+            return "Altered copies (flipped, resampled) were not looked for; --trained-on does."
+        looked, whole = self.looked, self.trained.patients
+        said = (
+            f"Nor is any a flipped, resampled or neighbouring copy of one of {looked.images} images of the "
+            f"{looked.patients} of those {whole} patients whom the cohorts given hold ({self.near:,} pairs)."
+        )
+        if looked.patients < whole:
+            said += f" Copies of images of the other {whole - looked.patients} were not looked for."
+        if looked.unread:
+            said += f" {looked.unread} of their images could not be read and were not looked at."
         return said
 
 
@@ -107,9 +142,9 @@ def check_names(run: Run, tumours: Sequence[str]) -> int:
 
 def stages_of(run: Run) -> dict[str, tuple[str, ...]]:
     """The types of each stage of a run's training."""
-    made = {"training": run.types, "validation and tuning": tuple(run.config.get("validated_on", ()))}
+    made = {"training": run.drawn, "validation and tuning": tuple(run.config.get("validated_on", ()))}
     if run.config["recipe"].get("warm"):
-        made = {"supervised pre-training": run.types, **made}
+        made = {"supervised pre-training": run.drawn, **made}
     return made
 
 
@@ -133,7 +168,8 @@ def prove(
         track: shows progress.
 
     Raises:
-        EvaluationError: for a type, patient or image in both, or one image under two patients.
+        EvaluationError: for a type, patient or image in both, one image under two patients, or where
+            ``trained_on`` holds none of those trained on.
     """
     names = check_names(run, tumours)
     patients = {store.patient(v) for v in judged}
@@ -149,7 +185,7 @@ def prove(
     _twice(images, keys, store)
     known = run.config.get("seen_voxels")
     _seen_before(set(keys), known or ())
-    near = _altered(run, images, trained_on, store, track) if trained_on else None
+    looked = _altered(run, images, trained_on, store, track) if trained_on else None
     return Proof(
         tuple(tumours),
         stages_of(run),
@@ -158,7 +194,9 @@ def prove(
         names,
         len(patients) * len(seen),
         None if known is None else len(known) * len(images),
-        near,
+        None if looked is None else len(images) * looked.images,
+        looked,
+        rest="drawn" in run.config or run.config["recipe"].get("against") != "rest",
     )
 
 
@@ -191,15 +229,16 @@ def _seen_before(keys: set[str], known: Iterable[str]) -> None:
 
 def _altered(
     run: Run, images: Sequence[Volume], trained_on: Sequence[Cohort], store: Store, track: Track
-) -> int:
-    """Look for altered copies between those judged and those trained on; give the pairs compared."""
+) -> Looked:
+    """Look for altered copies between those judged and those trained on; give whom of these it was."""
     seen = set(run.config["seen"])
     old = _one_an_image(v for c in trained_on for v in c.volumes if store.patient(v) in seen)
+    if not old:
+        raise _none_found(f"none of the {len(seen)} in the {len(trained_on)} given")
     sides = [Cohort(name, tuple(some), Path()) for name, some in (("judged", images), ("trained on", old))]
+    report = find_leaks(sides, track=track)
     found = [
-        leak
-        for leak in find_leaks(sides, track=track)
-        if leak.kind != "same-patient" and {leak.first[0], leak.second[0]} == {0, 1}
+        leak for leak in report if leak.kind != "same-patient" and {leak.first[0], leak.second[0]} == {0, 1}
     ]
     if found:
         raise EvaluationError(
@@ -208,7 +247,19 @@ def _altered(
             f"(similarity {max(one.similarity for one in found):.2f})",
             cure="Find them with 'medmeta inspect COHORT TRAINED-ON --leaks' and leave them out.",
         )
-    return len(images) * len(old)
+    # images that are judged were read for their voxels: what could not be read is of those trained on
+    unread = len(report.problems)
+    if unread >= len(old):
+        raise _none_found(f"{len(old)} image(s) of theirs, none that can be read")
+    return Looked(len({v.patient for v in old}), len(old) - unread, unread)
+
+
+def _none_found(found: str) -> EvaluationError:
+    return EvaluationError(
+        "patients whom training saw in the cohorts of training",
+        found=found,
+        cure="Give the cohorts that the run was trained on, or leave --trained-on out.",
+    )
 
 
 def _digest(keys: Iterable[str]) -> str:

@@ -19,11 +19,12 @@ from medmeta.evaluation.manifest import Episode, Key, Manifest
 from medmeta.evaluation.pixels import WholeScan
 from medmeta.evaluation.records import Case, EvaluationError, Judged, Method, Picture, ScanMethod
 from medmeta.evaluation.supports import draw_classification, draw_segmentation
+from medmeta.evaluation.truths import Truths
 from medmeta.evaluation.viewer import Reel, reel, slice_axis
 from medmeta.learners import Predictor
 from medmeta.volumes import Plan, Store, Volume, restore
 from medmeta.volumes.progress import Track, silent
-from medmeta.volumes.reading import read_image, read_mask
+from medmeta.volumes.reading import read_image
 
 __all__ = [
     "Case",
@@ -39,6 +40,8 @@ __all__ = [
 
 TOLERANCE = 2.0
 """Millimetres within which a surface counts as right, unless said otherwise."""
+NO_WORST = frozenset({"hd95_mm", "volume_error_ml", "false_lesions", "false_volume_ml"})
+"""Figures that can be ever so bad: of a missing prediction they say nothing; all others count the worst."""
 Judge = Method | ScanMethod | Answers
 
 
@@ -143,14 +146,18 @@ def replay(
         else _Classifying(manifest, catalogue, store)
     )
     cases: list[Case] = []
-    spent: dict[str, list[float]] = {name: [] for name in methods}
+    spent: dict[str, list[float]] = {n: [] for n, m in methods.items() if not isinstance(m, Answers)}
     work = [(episode, name) for episode in manifest.episodes for name in methods]
     for episode, name in track(work, description="adapting and judging", total=len(work)):
         method, began = methods[name], time.monotonic()
-        predictor = method if isinstance(method, Answers) else judge.adapt(method, episode)
+        if isinstance(method, Answers):
+            cases += judge.cases(method, episode, name)
+            continue
+        predictor = judge.adapt(method, episode)
         spent[name].append(time.monotonic() - began)
         cases += judge.cases(predictor, episode, name)
-    seconds = {name: sum(times) / max(1, len(times)) for name, times in spent.items()}
+    # how long another program took is not known
+    seconds = {n: sum(spent[n]) / max(1, len(spent[n])) if n in spent else None for n in methods}
     return Judged(manifest.task, tuple(cases), tuple(judge.pictures), seconds, tolerance)
 
 
@@ -193,7 +200,7 @@ class _Segmenting:
     def __init__(self, manifest: Manifest, catalogue: Catalogue, store: Store, tolerance: float) -> None:
         self.manifest, self.catalogue, self.store, self.tolerance = manifest, catalogue, store, tolerance
         self.most = max(e.shot for e in manifest.episodes)
-        self.natives: dict[Volume, tuple[Any, Tensor]] = {}
+        self.truths = Truths()
         self.pictures: list[Picture] = []
 
     def adapt(self, method: Method | ScanMethod, episode: Episode) -> Any:
@@ -213,32 +220,23 @@ class _Segmenting:
         made = []
         for key in episode.query:
             volume = self.catalogue[key]
-            image, truth = self._native(volume, present=episode.label(key) == 1)
+            grid = self.truths.grid(volume)
+            truth = self.truths.truth(volume, present=episode.label(key) == 1)
             found = (
-                predictor.mask(episode, key, image)
+                predictor.mask(episode, key, grid)
                 if isinstance(predictor, Answers)
-                else outline(predictor, volume, self.store, image)
+                else outline(predictor, volume, self.store, grid)
             )
-            made.append(self._case(episode, name, volume, image, truth, found))
+            made.append(self._case(episode, name, volume, truth, found))
         return made
 
-    def _native(self, volume: Volume, *, present: bool) -> tuple[Any, Tensor]:
-        if volume not in self.natives:
-            image = read_image(volume)
-            mask = (
-                read_mask(volume, image).as_tensor()[0] > 0 if present else torch.zeros(image.shape[1:]) > 0
-            )
-            self.natives[volume] = image, mask
-        return self.natives[volume]
-
-    def _case(
-        self, episode: Episode, name: str, volume: Volume, image: Any, truth: Tensor, found: Tensor | None
-    ) -> Case:
-        spacing = tuple(float(s) for s in torch.as_tensor(image.affine)[:3, :3].norm(dim=0))
+    def _case(self, episode: Episode, name: str, volume: Volume, truth: Tensor, found: Tensor | None) -> Case:
+        affine = torch.as_tensor(self.truths.grid(volume).affine)
+        spacing = tuple(float(s) for s in affine[:3, :3].norm(dim=0))
         given = torch.zeros_like(truth) if found is None else found
         values = judged_values(given, truth, spacing, self.tolerance)
-        if found is None and not bool(truth.any()):
-            values["false_alarm"] = 1.0  # a scan that nothing was said of is not one that was called free
+        if found is None:
+            values |= _unsaid(values)
         case = Case(
             episode.tumours[0],
             episode.shot,
@@ -251,7 +249,7 @@ class _Segmenting:
         )
         shown = episode.draw == 0 and episode.shot == self.most
         if shown and bool((truth | given).any()):
-            self.pictures.append(_picture(case, image, truth, given, reel(volume, truth, given, spacing)))
+            self.pictures.append(_picture(case, truth, given, reel(volume, truth, given, spacing)))
         return case
 
 
@@ -296,14 +294,27 @@ def judged_values(
     }
 
 
-def _picture(case: Case, image: Any, truth: Tensor, found: Tensor, kept: Reel) -> Picture:
+def _unsaid(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What differs where nothing was said of a scan from where it was called free.
+
+    A scan that nothing was said of counts as a false alarm where it is free; no figure without a worst value
+    is made up for it, for 0 false lesions would be the best there is.
+    """
+    made: dict[str, float | None] = dict.fromkeys(values.keys() & NO_WORST)
+    return made | ({"false_alarm": 1.0} if "false_alarm" in values else {})
+
+
+def _picture(case: Case, truth: Tensor, found: Tensor, kept: Reel) -> Picture:
+    """The slice that shows most of the truth, read from the scan's file again."""
     spacing = kept.spacing
     axis = slice_axis(truth.shape, spacing)
     shown = truth if bool(truth.any()) else found
     number = int(shown.sum([a for a in range(3) if a != axis]).argmax())
     rest = [s for a, s in enumerate(spacing) if a != axis]
-    cut = [torch.as_tensor(v).select(axis, number).numpy() for v in (image.as_tensor()[0], truth, found)]
-    return Picture(case, cut[0].T, cut[1].T, cut[2].T, rest[1] / rest[0], kept)
+    image = read_image(kept.volume).as_tensor()[0]
+    # copies: a view of a slice would keep all of its scan in memory
+    cut = [v.select(axis, number).numpy().T.copy() for v in (image, truth, found)]
+    return Picture(case, cut[0], cut[1], cut[2], rest[1] / rest[0], kept)
 
 
 # -- classification -------------------------------------------------------------------------------

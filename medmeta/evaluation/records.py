@@ -49,7 +49,8 @@ class Case:
         truth: whether the patient has the tumour.
         probability: of the tumour, when classifying.
         kind, answer: the type that the patient has and the one that was said, where several were asked for.
-        missing: whether there was no prediction; it counts as the worst there can be.
+        missing: whether there was no prediction; it counts as the worst there can be, and where there is no
+            worst (millimetres, false lesions) its value is None.
     """
 
     tumour: str
@@ -92,14 +93,14 @@ class Judged:
         task: ``"segmentation"`` or ``"classification"``.
         cases: every judged case.
         pictures: of the first draw at the most shots.
-        seconds: adapting took on average, by method.
+        seconds: adapting took on average, by method; None for another program, whose time is not known.
         tolerance: mm within which a surface counts as right.
     """
 
     task: str
     cases: tuple[Case, ...]
     pictures: tuple[Picture, ...]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float | None]
     tolerance: float = 2.0
 
     def groups(self) -> dict[tuple[str, int, str], list[Case]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,8 +53,13 @@ class Part:
 
     @cached_property
     def table(self) -> figures.Table:
-        """Every figure with its interval."""
+        """Every figure with its interval, to the bit as in ``results.json``."""
         return self.judged.table()
+
+    @cached_property
+    def missing(self) -> Mapping[tuple[str, int, str], int]:
+        """Predictions that were missing, by tumour type, number of labels and method."""
+        return {key: sum(c.missing for c in cases) for key, cases in self.judged.groups().items()}
 
     @property
     def meta_trained(self) -> frozenset[str]:
@@ -95,17 +101,20 @@ def render(report: Report) -> str:
         "proof": list(report.proof),
         "calibration": [c for part in report.parts for c in _calibration(part)],
     }
+    said = cautions([p.judged for p in report.parts])
     sections = {"answer", "figures", "patients", "made", *(name for name, found in shown.items() if found)}
+    sections |= {f"made/{name}" for name in report.facts} | ({"answer/warnings"} if said else set())
     return environment.get_template("report.html.j2").render(
         title=report.title,
         subtitle=report.subtitle,
         answers=[(HEADINGS[part.judged.task], _answers(part)) for part in report.parts if part.judged.cases],
-        cautions=cautions([p.judged for p in report.parts]),
+        cautions=said,
         parts=[_part(part) for part in report.parts],
         patients=[t for part in report.parts for t in patient_tables(part.judged, part.names)],
         sheet=_sheet(report.episode) if report.episode else "",
         sheet_caption=_sheet_caption(report.episode) if report.episode else "",
         facts=report.facts,
+        tasks={part.judged.task for part in report.parts},
         checklists=[("TRIPOD+AI", items(TRIPOD, sections)), ("CLAIM 2024", items(CLAIM, sections))],
         truth=figures.TRUTH,
         found=figures.FOUND,
@@ -156,7 +165,7 @@ def _table(part: Part, tumour: str, metric: str) -> dict[str, Any]:
         {
             "name": part.names[method],
             "cells": [column[i] for column in columns],
-            "seconds": f"{part.judged.seconds[method]:.1f}",
+            "seconds": "n/a" if (seconds := part.judged.seconds[method]) is None else f"{seconds:.1f}",
         }
         for i, method in enumerate(_rows(part))
     ]
@@ -169,7 +178,8 @@ def _others(part: Part, tumour: str) -> dict[str, Any]:
     shot = max(by_shot, key=int)
     there = {m: rows for m in _rows(part) if (rows := by_shot[shot].get(m))}
     names = [n for n in SCORES[task] if n not in SHOWN[task] and any(n in rows for rows in there.values())]
-    columns = [_column([rows.get(n) for rows in there.values()], SCORES[task][n]) for n in names]
+    missing = [part.missing[tumour, int(shot), m] for m in there]
+    columns = [_column([rows.get(n) for rows in there.values()], SCORES[task][n], missing) for n in names]
     return {
         "heading": f"{tumour}: every other score with {shot} labelled",
         "columns": [_head(SCORES[task][n], part.judged.tolerance if n == "nsd" else None) for n in names],
@@ -189,24 +199,44 @@ def _head(score: Score, tolerance: float | None) -> dict[str, str]:
     return {"label": score.label, "about": about}
 
 
-def _column(intervals: Sequence[Interval | None], score: Score) -> list[dict[str, Any]]:
-    """Cells with text; the best is marked."""
+def _column(
+    intervals: Sequence[Interval | None], score: Score, missing: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Cells with text; the best is marked.
+
+    Args:
+        intervals: of each method.
+        score: what they are of.
+        missing: predictions of each method that were missing. A score that can be ever so bad says nothing
+            of them, so it is never the best of who left some out, and how many stands beside it.
+    """
+    bounded = all(math.isfinite(end) for end in score.bounds)
+    out = [0] * len(intervals) if bounded or not missing else missing
 
     def weigh(mean: float) -> float:
         return {"high": -mean, "low": mean}.get(score.better, abs(mean))
 
-    means = [one.mean for one in intervals if one is not None and one.mean is not None]
-    best = min((weigh(m) for m in means), default=None)
-    return [
-        {"mean": "n/a", "range": "", "best": False}
-        if one is None or one.mean is None
-        else {
-            "mean": f"{one.mean:.2f}",
-            "range": "" if one.low is None or one.high is None else f"{one.low:.2f}–{one.high:.2f}",
-            "best": len(means) > 1 and weigh(one.mean) == best,
-        }
-        for one in intervals
+    weights = [
+        None if n or one is None or one.mean is None else weigh(one.mean)
+        for one, n in zip(intervals, out, strict=True)
     ]
+    known = [w for w in weights if w is not None]
+    best = min(known) if len(known) > 1 else None
+    return [
+        _cell(one, n, best=w is not None and w == best)
+        for one, n, w in zip(intervals, out, weights, strict=True)
+    ]
+
+
+def _cell(one: Interval | None, missing: int, *, best: bool) -> dict[str, Any]:
+    """Mean, ends, and how many predictions they leave out."""
+    if one is None or one.mean is None:
+        mean, ends = "n/a", ""
+    else:
+        mean = f"{one.mean:.2f}"
+        ends = "" if one.low is None or one.high is None else f"{one.low:.2f}–{one.high:.2f}"
+    left_out = f"{missing} missing" if missing else ""
+    return {"mean": mean, "range": "; ".join(filter(None, (ends, left_out))), "best": best}
 
 
 def _calibration(part: Part) -> list[dict[str, str]]:

@@ -33,7 +33,7 @@ def results(
     Args:
         judged: of different tasks; a method that was judged in both has the metrics of both.
         held_out: types that no stage of training saw.
-        seed: of the whole.
+        seed: of the draws; the bootstrap of the intervals has its own, the same as the page's.
         seconds: it took.
         manifests, proofs: of each of ``judged``, where there are any.
         tuning: how rates were chosen, by task.
@@ -41,7 +41,7 @@ def results(
     merged: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     variance: dict[str, Any] = {}
     for one in judged:
-        for tumour, by_shot in one.table(seed).items():
+        for tumour, by_shot in one.table().items():
             for shot, by_method in by_shot.items():
                 for method, by_metric in by_method.items():
                     cell = merged.setdefault(tumour, {}).setdefault(shot, {}).setdefault(method, {})

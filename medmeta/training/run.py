@@ -31,7 +31,7 @@ class Run:
         learner: with the weights that training left (the best validated ones where there were any).
         plan: the preprocessing that its images need.
         task: ``"segmentation"`` or ``"classification"``.
-        types: tumour types it was trained on.
+        types: tumour types it was trained on, each for itself.
         held_out: types that no stage of training saw.
         network: the backbone's specification, for :func:`medmeta.networks.build`.
         config: the whole resolved configuration.
@@ -49,9 +49,17 @@ class Run:
     path: Path
     warm: Learner | None = None
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The types of all volumes that training drew: those of ``types``, and the others of its ``"rest"``.
+
+        Runs that were trained before this was kept know of the former alone.
+        """
+        return tuple(self.config.get("drawn", self.types))
+
     def unseen(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
         """The volumes that may be judged: no patient and no type of theirs was trained or validated on."""
-        types = {*self.types, *self.config["validated_on"]}
+        types = {*self.types, *self.drawn, *self.config["validated_on"]}
         return tuple(v for v in self.new_patients(volumes) if v.tumour not in types)
 
     def new_patients(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:

@@ -139,7 +139,9 @@ def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
     if not resume:
         return
     before = read_config(folder)
-    different = [k for k in config if k not in ("versions", "seconds") and before.get(k) != _plain(config[k])]
+    # a run that was begun before "drawn" was kept goes on all the same: it follows from the types
+    aside = {"versions", "seconds"} | ({"drawn"} - before.keys())
+    different = [k for k in config if k not in aside and before.get(k) != _plain(config[k])]
     if different:
         raise RunError(
             "the recipe that the run was begun with",
@@ -214,6 +216,7 @@ def _config(
         "plan": store.plan.to_json(),
         "salt": store.salt,
         "types": list(source.types),
+        "drawn": list(source.drawn),
         "held_out": list(hold_out),
         "validated_on": list(recipe.validate_on),
         "recipe": asdict(replace(recipe, options={}, network=None)),

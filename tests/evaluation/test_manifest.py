@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import sys
@@ -29,10 +31,11 @@ from medmeta.evaluation import (
     write_manifest,
 )
 from medmeta.evaluation.baselines import NAMES, CopiedMask, Majority, NearestPixels
-from medmeta.evaluation.manifest import Manifest, read
-from medmeta.evaluation.proof import check_names, prove
+from medmeta.evaluation.drawing import new_volumes
+from medmeta.evaluation.manifest import Key, Manifest, read
+from medmeta.evaluation.proof import Looked, check_names, prove
 from medmeta.evaluation.protocol import judged_values
-from medmeta.training import Recipe, Run, RunError, Schedule, train
+from medmeta.training import Recipe, Run, RunError, Schedule, open_run, train
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, make_plan
 from medmeta.volumes.names import same_type
 
@@ -149,6 +152,15 @@ def test_a_manifest_whose_cases_are_missing_or_that_is_none_is_one_clear_error(
         open_manifest(file)
     file.write_text('{"format": "other"}')
     with pytest.raises(EvaluationError, match="another document"):
+        open_manifest(file)
+    file.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(EvaluationError, match="found a file that is no text"):
+        open_manifest(file)
+    file.write_text(replace(made, episodes=()).text())
+    with pytest.raises(EvaluationError, match="at least 1 episode, found none in it"):
+        open_manifest(file)
+    file.write_text(replace(made, episodes=(replace(made.episodes[0], tumours=()),)).text())
+    with pytest.raises(EvaluationError, match="one of its classes, found none"):
         open_manifest(file)
     broken = json.loads(made.text())
     broken["episodes"][0]["query"] += broken["episodes"][0]["support"]
@@ -309,6 +321,80 @@ def test_a_type_under_another_name_and_an_image_in_another_cohort_are_found(
         prove(run, ["cyst"], [*new, twin], store)
     with pytest.raises(EvaluationError, match="patients whom training has not seen"):
         prove(run, ["cyst"], [seen], store)
+
+
+def test_the_table_of_paths_is_csv_whatever_a_type_is_called(cohort: Cohort) -> None:
+    kind = 'glioma, "high" grade'
+    renamed = [replace(v, tumour=kind if v.tumour == "cyst" else v.tumour) for v in cohort.volumes]
+    made = draw_segmentation(renamed, [kind], PLAN, shots=(1,), episodes=1)
+    rows = list(csv.DictReader(io.StringIO(Catalogue(renamed).table(made))))
+    assert [Key(row["image"], row["kind"]) for row in rows] == sorted(made.cases)
+    assert all(Path(row["path"]).is_file() for row in rows)
+
+
+def test_an_image_under_two_patients_is_refused_in_any_file(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    """Its very bytes are one volume to the catalogue: of the copies' patients none may be passed over."""
+    first = cohort.volumes[0]
+    copy = Path(shutil.copy(first.image[0], tmp_path / "copy.nii.gz"))
+    other = replace(first, patient="other", image=(copy,))
+    catalogue = Catalogue([*cohort.volumes, other])
+    made = draw_segmentation(catalogue.volumes, ["cyst"], PLAN, shots=(1,), episodes=1, catalogue=catalogue)
+    for look in (lambda: catalogue.check(made), lambda: new_volumes(run, made, catalogue)):
+        with pytest.raises(EvaluationError, match=r"1 image.* bytes are there under two or more patients"):
+            look()
+    # where nobody asks of the copies they do no harm
+    others = draw_segmentation(catalogue.volumes, ["spot"], PLAN, shots=(1,), episodes=1, catalogue=catalogue)
+    catalogue.check(others)
+
+
+def test_the_proof_counts_what_was_looked_at(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    store = Store(run.plan, salt=run.config["salt"])
+    new = [v for v in cohort.volumes if v.tumour == "cyst"]
+    old = [v for v in cohort.volumes if store.patient(v) in run.config["seen"]]
+    strangers = replace(cohort, volumes=tuple(new))
+    with pytest.raises(EvaluationError, match=rf"found none of the {len(old)} in the 1 given"):
+        prove(run, ["cyst"], new, store, trained_on=[strangers])
+    some = replace(cohort, volumes=tuple(old[:3]))
+    proof = prove(run, ["cyst"], new, store, trained_on=[some])
+    assert (proof.near, proof.looked) == (len(new) * 3, Looked(3, 3, 0))
+    text = " ".join(proof.lines())
+    assert f"3 images of the 3 of those {len(old)} patients whom the cohorts given hold (15 pairs)" in text
+    assert f"the other {len(old) - 3} were not looked for" in text
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    broken = replace(old[0], image=(tmp_path / "broken.nii.gz",))
+    proof = prove(run, ["cyst"], new, store, trained_on=[replace(some, volumes=(broken, *old[1:3]))])
+    assert (proof.near, proof.looked) == (len(new) * 2, Looked(3, 2, 1))
+    assert "1 of their images could not be read and were not looked at" in " ".join(proof.lines())
+    with pytest.raises(EvaluationError, match="none that can be read"):
+        prove(run, ["cyst"], new, store, trained_on=[replace(some, volumes=(broken,))])
+    assert "not looked for; --trained-on does" in " ".join(prove(run, ["cyst"], new, store).lines())
+
+
+def test_a_type_in_the_rest_alone_was_trained_on(cohort: Cohort, tmp_path: Path) -> None:
+    """Two patients with a polyp: too few for episodes of it, but shown as what is none of the others."""
+    rare = [replace(v, tumour="polyp") if v.patient in ("p10", "p11") else v for v in cohort.volumes]
+    recipe = Recipe(
+        task="classification", learner="prototypical", schedule=Schedule(steps=1), shot=(1, 1),
+        against="rest", patch=(16, 16, 16),
+    )  # fmt: skip
+    out = tmp_path / "run"
+    run = train(replace(cohort, volumes=tuple(rare)), recipe, out=out, hold_out=["cyst"])
+    assert (run.types, run.drawn) == (("nodule", "spot"), ("nodule", "polyp", "spot"))
+    with pytest.raises(EvaluationError, match="a run that has not seen 'polyp', found it among the types"):
+        check_names(run, ["polyp"])
+    stranger = replace(rare[10], patient="stranger")
+    assert run.unseen([stranger, replace(stranger, tumour="cyst")])[0].tumour == "cyst"
+    # a run from before this was kept opens and goes on, and the proof says what is not known
+    config = {name: value for name, value in run.config.items() if name != "drawn"}
+    (out / "config.json").write_text(json.dumps(config))
+    older = open_run(out)
+    assert older.drawn == older.types
+    new = [v for v in cohort.volumes if v.tumour == "cyst"]
+    store = Store(run.plan, salt=run.config["salt"])
+    says = [" ".join(prove(one, ["cyst"], new, store).lines()) for one in (run, older)]
+    assert ["among the rest that they were told from is not known" in text for text in says] == [False, True]
+    resumed = train(replace(cohort, volumes=tuple(rare)), recipe, out=out, hold_out=["cyst"], resume=True)
+    assert resumed.drawn == run.drawn
 
 
 def test_names_of_one_type() -> None:

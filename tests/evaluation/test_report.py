@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from medmeta.evaluation import NAMES, Case, Judged, Part, Picture, Report, advise, cases_csv, render
+from medmeta.evaluation import NAMES, Case, Judged, Part, Picture, Report, advise, cases_csv, render, results
+from medmeta.evaluation.checklist import CLAIM, TRIPOD, items
 from medmeta.evaluation.failures import reason
+from medmeta.evaluation.proof import Proof, Side
 from medmeta.evaluation.viewer import film, reel
 from medmeta.evaluation.words import answer, cautions
-from medmeta.volumes import Volume
+from medmeta.volumes import Plan, Volume
 
 NAMED = {"maml": "meta-trained (maml)", **NAMES}
 
@@ -116,15 +118,108 @@ def test_the_page_needs_no_network_and_has_no_nan(tmp_path: Path) -> None:
         assert re.search(r'alt="[^"]{10,}"', image)
 
 
-def test_every_answered_item_of_a_checklist_leads_to_its_section(tmp_path: Path) -> None:
+FACTS = {
+    "Tumour type": "rimose, in no stage of training",
+    "Trained on": "annular",
+    "Learner": "maml (400 outer steps)",
+    "Patients judged": "6",
+    "Episodes": "6, in manifest.json, sha256 0123456789abcdef",
+    "Preprocessing": str(Plan(3, (1.0, 1.0, 2.0), (16, 16, 8), 1)),
+    "Seed": "0",
+    "Versions": "medmeta 0.1.0",
+}
+"""As an evaluation gives them."""
+MADE = {f"made/{name}" for name in FACTS}
+PROOF = Proof(
+    ("rimose",), {"training": ("annular",)}, Side(9, 9, "0" * 64), Side(6, 6, "1" * 64), 1, 54, 54, None
+)
+STANDS = {
+    "whether few labels do for a type never trained on": "with 1 labelled patient",
+    "which method to use": "use the meta-trained",
+    "preprocessing": "Preprocessing .*spacing",
+    "crops, or volumes or lesions whole": "crops of",
+    "the scan, and the outline of a lesion": "by the scan and, where lesions are classified, their outlines",
+    "how many were judged": "; 6 judged",
+    "each patient judged": "tumour .*yes",
+    "a missing prediction counts the worst": "A prediction that is missing counts as the worst",
+    "held-out type; those learnt from and judged apart": "learnt from and those judged are different",
+    "by type and patient": "none of them one of the 9 whom training or validation saw",
+    "the patient, and the tumour type": "not rimose, nor that in other case .* different patients",
+    "the tumour type": "training: annular; not rimose",
+    "how many were trained on, how many judged": "6 patients were learnt from or judged, .* of the 9",
+    "learner": "Learner .*maml .*outer steps",
+    "steps": "400 outer steps",
+    "with intervals, a row a method": "method .*pixel classifier",
+    "learnt from drawn ones, others judged": "drawn anew for each support.* same other patients",
+    "a mask, or a probability": "gives a mask .* likelier than not",
+    "every episode, in manifest.json": "in manifest.json",
+    "medmeta and its version": "medmeta 0.1.0",
+    "versions": "medmeta 0.1.0",
+    "seed": "Seed 0",
+    "keys are salted hashes": "Keys are salted hashes",
+    "named above each table": "rimose: Dice",
+    "every table": "rimose: Dice .*0\\.\\d\\d",
+    "intervals by patient and draw": "95 % interval, clustered by patient and by draw",
+    "intervals count in which supports": "by draw of the support",
+    "intervals; no subgroups": "95 % interval",
+    "patients of the cohort who were not learnt from": "Mean over patients who were not learnt from",
+    "worst cases, with the reason": "displaced|over-segmented|under-segmented|elsewhere",
+    "warnings": "Only 6 patients were judged",
+    "whether to label more": "label more|labelling more",
+    "in words": "use the",
+}
+"""What an item's note begins with, and what must stand in the section that it leads to."""
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text of each section of a page, without drawings."""
+    found = re.findall(r'<section id="(\w+)".*?</section>', page, re.DOTALL)
+    plain = {}
+    for name in found:
+        body = re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)
+        assert body
+        text = re.sub(r"<svg.*?</svg>", "", body.group(0), flags=re.DOTALL)
+        plain[name] = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    return plain
+
+
+def test_every_answered_item_of_a_checklist_stands_where_it_leads(tmp_path: Path) -> None:
     bare = phantom({"maml": 0.3, "pixel-trees": 0.2}, (1,), patients=6)
-    page = page_of(Part(scans(tmp_path, bare), "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
-    links = re.findall(r'<a href="#([^"]+)">here</a>', page)
+    part = Part(scans(tmp_path, bare), "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")})
+    page = render(Report("A title", "Below it", [part], FACTS, proof=PROOF.lines()))
+    links = re.findall(r'<a href="#([^"]+)">here</a>: ([^<]+)', page)
     assert len(links) > 30
-    assert set(links) <= set(re.findall(r'<section id="([^"]+)"', page))
-    without = page_of(Part(bare, "maml", NAMED))
+    text = sections(page)
+    for section, note in links:
+        said = html.unescape(note)
+        wanted = STANDS[max((begin for begin in STANDS if said.startswith(begin)), key=len)]
+        assert re.search(wanted, text[section]), (section, said)
+    answered = {
+        i.note for checklist in (TRIPOD, CLAIM) for i in items(checklist, {*text, *MADE, "answer/warnings"})
+    }
+    assert {html.unescape(note) for _, note in links} == {
+        n for n in answered if not n.startswith("not answered")
+    }
+    without = page_of(Part(bare, "maml", NAMED))  # neither pictures nor any fact but the seed
     assert '"#failures">here' in page
     assert '"#failures">here' not in without
+    assert "every episode, in manifest.json" not in without
+
+
+def test_the_page_prints_the_ends_that_results_json_has() -> None:
+    """The bootstrap behind a lopsided score has one seed, whatever seed patients were drawn with."""
+    generator = np.random.default_rng(0)
+    cases = [
+        Case("rimose", 1, method, 0, f"{p:012x}", {"dice": 0.5, "volume_error_ml": generator.gamma(0.3, 9.0)})
+        for method, p in itertools.product(("maml", "pixel-trees"), range(12))
+    ]
+    judged = Judged("segmentation", tuple(cases), (), {"maml": 1.0, "pixel-trees": 1.0})
+    content = results([judged], held_out=["rimose"], seed=7, seconds=1.0)
+    there = content["results"]["rimose"]["1"]["maml"]["volume_error_ml"]
+    assert there == Part(judged, "maml", NAMED).table["rimose"]["1"]["maml"]["volume_error_ml"].to_json()
+    assert there != judged.table(7)["rimose"]["1"]["maml"]["volume_error_ml"].to_json()
+    page = page_of(Part(judged, "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
+    assert f"{there['low']:.2f}–{there['high']:.2f}" in page
 
 
 def test_failures_are_told_apart() -> None:
