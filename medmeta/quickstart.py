@@ -275,6 +275,9 @@ class Bundled:
         )
 
 
+NOT_RUN = "not run: "
+
+
 def _bundle_or_why(
     cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int, say: Callable[[str], None]
 ) -> str:
@@ -284,7 +287,7 @@ def _bundle_or_why(
     except (MedmetaError, OSError) as error:
         why = str(error) if isinstance(error, MedmetaError) else type(error).__name__
         say(f"The bundle was not run: {why}")
-        return f"not run: {why}"
+        return f"{NOT_RUN}{why}"
 
 
 def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int) -> Bundled:
@@ -417,7 +420,7 @@ def _facts(
     options = run.config["learner"]["options"]
     return {
         "Held out": f"{', '.join(held_out)}: no volume of theirs was in any training stage",
-        "Trained on": f"{', '.join(run.types)} ({len(cohort.patients)} patients in the cohort)",
+        "Trained on": f"{', '.join(run.drawn)} ({len(cohort.patients)} patients in the cohort)",
         "Segmenter": (
             f"second-order MAML: {SEGMENT.warm.steps if SEGMENT.warm else 0} supervised, then "
             f"{SEGMENT.schedule.steps} outer steps; {options['steps']} inner steps, "
@@ -476,6 +479,7 @@ def _write(
         for half in halves.values()
         for one in advise(half.judged, {half.run.learner.name}, further=half.further)
     ]
+    content["bundle"] = {"ran": not facts["Bundle"].startswith(NOT_RUN), "says": facts["Bundle"]}
     (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     (work / "cases.csv").write_text(cases_csv([*both, *filter(None, [classified.further])]))
     for half in halves.values():

@@ -43,27 +43,28 @@ def evaluate(
     """Adapt to a new tumour type with few labels and judge on the other patients, beside baselines."""
     from medmeta.evaluation import Beside, open_manifest
     from medmeta.evaluation import evaluate as judge
+    from medmeta.evaluation.answers import check_programs
     from medmeta.training import open_run
     from medmeta.volumes import open_cohort
 
     options: dict[str, Any] = {"shots": tuple(shots), "episodes": episodes, "seed": seed, "cache": cache}
     options["manifest"] = open_manifest(manifest) if manifest else None
-    options["beside"] = Beside(
-        _named(predictions or []), [open_cohort(p) for p in trained_on or ()], tolerance
-    )
+    programs = _named(predictions or [])
+    check_programs([name for name, _ in programs], ())  # as a dict it would keep the last of one name
+    options["beside"] = Beside(dict(programs), [open_cohort(p) for p in trained_on or ()], tolerance)
     judge(open_run(run), open_cohort(cohort), out, tumour=tumor, track=Bar(), **options)
     log.print(f"Report: {plain(str(out / 'report.html'))}", soft_wrap=True)
 
 
-def _named(pairs: list[str]) -> dict[str, Path]:
-    """``NAME=FOLDER`` by name."""
+def _named(pairs: list[str]) -> list[tuple[str, Path]]:
+    """Name and folder of each ``NAME=FOLDER``."""
     split = [pair.partition("=") for pair in pairs]
     for name, sign, folder in split:
         if not (name and sign and folder):
             raise MedmetaError(
                 "NAME=FOLDER", found=name or "nothing", cure="Write --predictions NAME=FOLDER."
             )
-    return {name: Path(folder) for name, _, folder in split}
+    return [(name, Path(folder)) for name, _, folder in split]
 
 
 def manifest(

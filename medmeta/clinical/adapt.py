@@ -135,7 +135,7 @@ class _Lesson:
             "examples": len(self.examples.image),
             "seed": self.seed,
             "support": sorted({p.patient for p in self.prepared}),
-            "trained_on": list(self.run.types),
+            "trained_on": list(self.run.drawn),
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
         steps = learner.options.get("adapt_steps", learner.options.get("steps"))

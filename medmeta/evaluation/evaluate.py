@@ -14,7 +14,7 @@ from typing import Any
 
 from medmeta.errors import new_folder
 from medmeta.evaluation.advice import advise, judge_further
-from medmeta.evaluation.answers import Answers
+from medmeta.evaluation.answers import Answers, check_programs
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
@@ -96,6 +96,7 @@ def evaluate(
     """
     folder, beside = Path(out), beside or Beside()
     _check(folder, shots, episodes)
+    check_programs(list(beside.predictions), {*_names(run), *_names(run).values()})
     began = time.monotonic()
     store = Store(run.plan, cache, salt=run.config["salt"])
     catalogue = Catalogue(v for v in cohort.volumes if run.plan.takes(v))
@@ -201,16 +202,20 @@ class _Asked:
         return available(asked, tumour, self.run.plan, known=known)
 
 
+def _names(run: Run) -> dict[str, str]:
+    """What the report calls our methods."""
+    return {
+        run.learner.name: f"meta-trained ({run.learner.name})",
+        "safeguarded": "meta-trained, then fine-tuned while those left out gain",
+        **NAMES,
+    }
+
+
 def _page(
     asked: _Asked, found: _Found, proof: Proof, tuning: Mapping[str, Any], theirs: Sequence[str]
 ) -> str:
     run, judged = asked.run, found.judged
-    names = {
-        run.learner.name: f"meta-trained ({run.learner.name})",
-        "safeguarded": "meta-trained, then fine-tuned while those left out gain",
-        **NAMES,
-        **{name: name for name in theirs},
-    }
+    names = {**_names(run), **{name: name for name in theirs}}
     shown = {m: names[m] for m in names if m in judged.seconds}
     return render(
         Report(
@@ -227,7 +232,7 @@ def _facts(run: Run, judged: Judged, manifest: Manifest, tuning: Mapping[str, An
     shots = sorted({e.shot for e in manifest.episodes})
     return {
         "Tumour type": f"{', '.join(manifest.tumours)}, in no stage of training",
-        "Trained on": ", ".join(run.types),
+        "Trained on": ", ".join(run.drawn),
         "Learner": f"{run.learner.name} ({run.config['recipe']['schedule']['steps']} outer steps)",
         "Patients judged": str(len({case.patient for case in judged.cases})),
         "Supports drawn": f"{manifest.draws} for each of {', '.join(map(str, shots))} shots",

@@ -151,7 +151,10 @@ def cautions(judged: Sequence[Judged]) -> list[str]:
         )
     missing = sum(case.missing for one in judged for case in one.cases)
     if missing:
-        said.append(f"{missing} predictions were missing; each counts as the worst there can be.")
+        said.append(
+            f"{missing} predictions were missing; each counts as the worst there can be, and where a score "
+            "has no worst value it is left out and the method is not marked best."
+        )
     outlined = [case for one in judged if one.task == "segmentation" for case in one.cases]
     if outlined and all(case.truth for case in outlined):
         said.append("Nobody free of the tumour was judged: how often it is seen where none is, is not known.")

@@ -277,6 +277,9 @@ def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, t
     assert not (tmp_path / "n.json").exists()
     first = evaluate(run, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
     assert (tmp_path / "one" / "manifest.json").read_text() == (tmp_path / "m.json").read_text()
+    taken = Beside(predictions={"Copied-mask": tmp_path})
+    with pytest.raises(EvaluationError, match="no method's of medmeta, found 'Copied-mask'"):
+        evaluate(run, cohort, tmp_path / "none", tumour="cyst", shots=(1,), episodes=1, beside=taken)
     beside = Beside(trained_on=[cohort])
     again = evaluate(
         run, cohort, tmp_path / "two", manifest=open_manifest(tmp_path / "m.json"), beside=beside
