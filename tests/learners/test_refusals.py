@@ -49,6 +49,25 @@ def test_running_batch_statistics_are_refused_with_the_cure(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["proto-maml", "prototypical", "in-context"])
+def test_features_of_several_depths_are_refused_with_the_cure(name: str) -> None:
+    spec = {
+        "_target_": "monai.networks.nets.DynUNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 4,
+        "kernel_size": [3, 3, 3, 3],
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2, 2, 2],
+        "filters": [4, 4, 4, 4],
+        "norm_name": "instance",
+    }
+    words = r"last layer alone, found DynUNet with deep_supervision=True.*deep_supervision=False"
+    with pytest.raises(LearnerError, match=words):
+        create_learner(name, build({**spec, "deep_supervision": True}))
+    create_learner(name, build(spec)).adapt(lesions(side=16))
+
+
 def test_more_ways_than_the_head_has_rows() -> None:
     with pytest.raises(LearnerError, match=r"tasks of 2 classes.*found 3.*way=3"):
         create_learner("maml", mlp()).adapt(vectors())
