@@ -44,7 +44,8 @@ class Inner:
         anneal: outer steps over which MAML++ goes from first to second order and from the mean of the query
             losses after every step to the last one; 0 for neither.
         clip: longest slope of a step, over all moving weights together; 0 for no limit.
-        proximity: pull back to the start in the inner loss (iMAML's lambda).
+        proximity: pull back to the start in the inner loss (iMAML's lambda), of every order that takes steps
+            and of ``adapt``.
         backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute``, ``batched`` or
             ``compiled`` (batched, and compiled for each shape of tasks; graphs captured on a GPU).
         precision: of the network's activations: ``full``, that of its weights, or ``bf16`` by autocast, for
