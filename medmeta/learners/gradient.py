@@ -274,7 +274,8 @@ class GradientLearner(nn.Module):
             backend = "batched" if parameter_like(self.network).is_cuda and len(episodes) > 1 else "loop"
         if backend not in ("batched", "compiled") or order not in ("first", "second"):
             return False
-        reason = unbatchable(self.network, episodes)
+        named = self.inner.head == "learned" and bool(self.inner.classes)
+        reason = unbatchable(self.network, episodes, named=named)
         if reason and self.inner.backend != "auto":
             log.warning("tasks are taken one after the other, not batched: %s", reason)
         return not reason

@@ -358,6 +358,22 @@ def test_backends_agree(name: str) -> None:
             close(one, two, 1e-12)
 
 
+def test_a_head_with_rows_by_name_is_each_tasks_own(caplog: pytest.LogCaptureFixture) -> None:
+    def named(classes: tuple[str, str], seed: int) -> Episode:
+        sides = (vectors(4, way=2, seed=seed + i) for i in range(2))
+        return Episode(*(Examples(s.image, s.label, classes) for s in sides))
+
+    tasks, found = [named(("a", "b"), 1), named(("b", "c"), 3)], []
+    for backend in ("loop", "batched"):
+        torch.manual_seed(0)
+        learner = create_learner("maml", mlp(), classes=("a", "b", "c"), backend=backend)
+        losses = learner.backward(tasks, scale=0.5)
+        found.append([losses, *[p.grad for p in learner.parameters()]])
+    for one, other in zip(*found, strict=True):
+        close(one, other, 1e-12)
+    assert "their classes differ, and the head has a row for each by name" in caplog.text
+
+
 # --- other people's engines ---
 
 
