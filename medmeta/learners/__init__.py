@@ -3,10 +3,11 @@
 from medmeta.learners.plain import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.registry import create_learner, learner_names, load_weights
-from medmeta.learners.safeguard import FineTuning, Safeguarded
+from medmeta.learners.safeguard import SAFEGUARD, FineTuning, Safeguarded
 from medmeta.learners.tuning import tune_rates
 
 __all__ = [
+    "SAFEGUARD",
     "FineTuning",
     "Learner",
     "LearnerError",

@@ -117,7 +117,29 @@ def parameter_like(network: nn.Module) -> Tensor:
     )
 
 
-def refuse_running_statistics(network: nn.Module) -> None:
+def check_network(network: nn.Module) -> None:
+    """Refuse a backbone that remembers earlier tasks, or gives features of several depths at once.
+
+    Raises:
+        LearnerError: naming the layers and what to change.
+    """
+    _refuse_running_statistics(network)
+    _refuse_deep_supervision(network)
+
+
+def _refuse_deep_supervision(network: nn.Module) -> None:
+    """MONAI's DynUNet keeps the tensors of its last pass in itself, which cannot be copied, and in training
+    stacks them along an axis of their own; BasicUNetPlusPlus puts its shallowest first."""
+    for module in network.modules():
+        if getattr(module, "deep_supervision", False) is True:
+            raise LearnerError(
+                "a network that gives the features of its last layer alone",
+                found=f"{type(module).__name__} with deep_supervision=True",
+                cure="Build it with deep_supervision=False.",
+            )
+
+
+def _refuse_running_statistics(network: nn.Module) -> None:
     """Refuse batch norm that remembers earlier tasks.
 
     Raises:

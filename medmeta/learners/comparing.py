@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -101,8 +102,16 @@ class Relation(nn.Module):
         return self.score(pairs).squeeze(2)
 
     def loss(self, logits: Logits, target: Tensor, piece: Piece) -> Tensor:
-        """Mean squared error of the relation scores (equation 2)."""
-        return ((logits.sigmoid() - target).square() @ piece.share.weight).mean()
+        """Squared error of the relation scores (equation 2), every class of query counting alike.
+
+        The weight is the query's, by its class: one a column would pay for low scores of a rare class.
+        """
+        error = (logits.sigmoid() - target).square().sum(1)
+        return (error * (target @ piece.share.weight)).mean()
+
+
+MARGIN = 1.0
+"""Of a contrastive loss: it is the unit that distances of features are told in, and any other would do."""
 
 
 class Siamese(nn.Module):
@@ -114,13 +123,19 @@ class Siamese(nn.Module):
         metric: ``weighted-l1``: a logistic regression on ``|a - b|`` (Koch et al. 2015, section 3.1) or
             ``contrastive``: Euclidean distance, pulled together and pushed apart (Hadsell et al. 2006,
             equation 4).
+        margin: distance that ``contrastive`` pushes different classes apart to, a constant as in the paper:
+            if it were learnt, a margin and features that shrink together would make the loss zero.
     """
 
-    def __init__(self, feature: int, metric: str) -> None:
+    def __init__(self, feature: int, metric: str, margin: float = MARGIN) -> None:
         super().__init__()
         self.metric = metric
         self.weight = nn.Parameter(torch.full((feature,), -1.0 / feature**0.5))
-        self.bias = nn.Parameter(torch.ones(()))
+        # of contrastive pairs the logarithm of the squared margin. Not a buffer: optimisers saved when it was
+        # learnt count it among their weights, and go on with it as it is
+        constant = metric == "contrastive"
+        start = torch.tensor(margin).square().log() if constant else torch.ones(())
+        self.bias = nn.Parameter(start, requires_grad=not constant)
 
     def pair(self, one: Tensor, other: Tensor) -> Tensor:
         """Logit that two are of the same class, for every pair of ``(n, feature)`` and ``(m, feature)``.
@@ -225,6 +240,7 @@ def siamese(
     *,
     metric: str = "weighted-l1",
     feature: int | None = None,
+    margin: float = MARGIN,
 ) -> ComparingLearner:
     """Make a Siamese network.
 
@@ -233,10 +249,14 @@ def siamese(
         network: the backbone.
         metric: ``weighted-l1`` or ``contrastive``.
         feature: number of the network's features; found out by default.
+        margin: distance that ``contrastive`` pushes different classes apart to.
     """
     if metric not in METRICS:
         raise LearnerError("a known metric", found=repr(metric), cure=nearest(metric, METRICS))
+    if not 0 < margin < math.inf:
+        raise LearnerError("a positive margin", found=f"margin={margin}", cure="Change that option.")
     size = feature or feature_size(network)
-    learner = ComparingLearner(name, network, {"metric": metric, "feature": size}, CLASSIFY)
-    learner.compare = Siamese(size, metric).to(parameter_like(network))
+    options = {"metric": metric, "feature": size, "margin": margin}
+    learner = ComparingLearner(name, network, options, CLASSIFY)
+    learner.compare = Siamese(size, metric, margin).to(parameter_like(network))
     return learner

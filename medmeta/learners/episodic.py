@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode
-from medmeta.learners.batch import check_support, parameter_like, refuse_running_statistics
+from medmeta.learners.batch import check_network, check_support, parameter_like
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import features
 from medmeta.shape import Feature, Image
@@ -42,10 +42,9 @@ class EpisodicLearner(nn.Module, ABC):
         self, name: str, network: nn.Module, options: Mapping[str, Any], tasks: frozenset[str]
     ) -> None:
         super().__init__()
-        refuse_running_statistics(network)
+        check_network(network)
         self.name, self.network, self.tasks = name, network, tasks
         self.options: Mapping[str, Any] = dict(options)
-        self.like = parameter_like(network).detach().new_zeros(())
 
     def feature(self, image: Image, *, dense: bool = False) -> Feature:
         """Features of images, in the network's current mode."""

@@ -15,10 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners.batch import (
     Piece,
+    check_network,
     check_support,
     parameter_like,
     pieces,
-    refuse_running_statistics,
     still,
     whole,
 )
@@ -59,7 +59,7 @@ class GradientLearner(nn.Module):
 
     def __init__(self, name: str, network: nn.Module, inner: Inner) -> None:
         super().__init__()
-        refuse_running_statistics(network)
+        check_network(network)
         like = parameter_like(network)
         if inner.rows and inner.feature is None:
             inner = replace(inner, feature=feature_size(network))
@@ -274,7 +274,8 @@ class GradientLearner(nn.Module):
             backend = "batched" if parameter_like(self.network).is_cuda and len(episodes) > 1 else "loop"
         if backend not in ("batched", "compiled") or order not in ("first", "second"):
             return False
-        reason = unbatchable(self.network, episodes)
+        named = self.inner.head == "learned" and bool(self.inner.classes)
+        reason = unbatchable(self.network, episodes, named=named)
         if reason and self.inner.backend != "auto":
             log.warning("tasks are taken one after the other, not batched: %s", reason)
         return not reason

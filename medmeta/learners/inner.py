@@ -33,7 +33,8 @@ class Inner:
         rates: what has a learned rate of its own: ``fixed`` nothing, ``layer`` each weight tensor, ``step``
             each tensor at each step (MAML++), ``weight`` each single weight (Meta-SGD).
         moves: ``all`` weights or the ``head`` alone (ANIL).
-        head: where the head starts: ``learned`` (then ``way`` is fixed), ``zeros`` or ``prototypes``.
+        head: where the head starts: ``learned`` (then ``way`` or ``classes`` must be given), ``zeros`` or
+            ``prototypes``.
         order: how the outer loop looks back at the steps: derivatives of the ``second`` or ``first``
             order, the way gone (``reptile``), the ``implicit`` function theorem, ``supervised`` (ordinary
             training on all examples, no steps) or ``none`` (nothing is meta-learnt).
@@ -44,7 +45,8 @@ class Inner:
         anneal: outer steps over which MAML++ goes from first to second order and from the mean of the query
             losses after every step to the last one; 0 for neither.
         clip: longest slope of a step, over all moving weights together; 0 for no limit.
-        proximity: pull back to the start in the inner loss (iMAML's lambda).
+        proximity: pull back to the start in the inner loss (iMAML's lambda), of every order that takes steps
+            and of ``adapt``.
         backend: how second derivatives are computed: ``auto``, ``loop``, ``recompute``, ``batched`` or
             ``compiled`` (batched, and compiled for each shape of tasks; graphs captured on a GPU).
         precision: of the network's activations: ``full``, that of its weights, or ``bf16`` by autocast, for
@@ -80,12 +82,19 @@ class Inner:
         _want(self.steps >= 0, "zero or more inner steps", f"steps={self.steps}")
         _want((self.adapt_steps or 0) >= 0, "zero or more steps", f"adapt_steps={self.adapt_steps}")
         _want(self.way is None or self.way >= 2, "two classes or more", f"way={self.way}")
+        _want(self.anneal >= 0, "zero or more outer steps of annealing", f"anneal={self.anneal}")
         _want(self.clip >= 0, "a limit of zero or more", f"clip={self.clip}")
         _want(self.proximity >= 0, "a pull of zero or more", f"proximity={self.proximity}")
         _want(
             self.order != "implicit" or self.proximity > 0,
             "a pull back to the start, which the implicit gradient is about",
             f"proximity={self.proximity}",
+        )
+        _want(
+            self.head != "learned" or self.rows is not None,
+            "the number of classes that a learned head has a row for each",
+            "head='learned' without way or classes",
+            "Give way=2 or more, or another head.",
         )
 
     @property
@@ -96,9 +105,9 @@ class Inner:
         return len(self.classes) or self.way
 
 
-def _want(so: bool, wanted: str, found: str) -> None:
+def _want(so: bool, wanted: str, found: str, cure: str = "Change that option.") -> None:
     if not so:
-        raise LearnerError(wanted, found=found, cure="Change that option.")
+        raise LearnerError(wanted, found=found, cure=cure)
 
 
 def inner_from(options: Mapping[str, Any]) -> Inner:

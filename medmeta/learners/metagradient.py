@@ -33,7 +33,9 @@ class InnerLoop:
         emphasis: weight of the query loss after 0, 1, … ``steps`` steps; only the last by default (Antoniou
             et al. 2019, equation 2, for others).
         clip: longest slope of a step over all moving weights together; 0 for no limit.
-        proximity: lambda of the pull back to the start, ``lambda / 2 |w - start|^2``, the start a constant.
+        proximity: lambda of the pull back to the start, ``lambda / 2 |w - start|^2`` added to the support
+            loss (Rajeswaran et al. 2019, equation 3). To a step's slope the start is a constant; derivatives
+            of the second order follow it, too, for where it lies depends on the meta-parameters.
         slope: takes the slope of the support loss, by autograd unless inside ``vmap``.
 
     Example:
@@ -85,12 +87,13 @@ def step(
     index: int,
     *,
     graph: bool,
-    anchor: Weights | None = None,
+    start: Weights,
 ) -> Weights:
-    """Take one gradient step; with ``graph``, one that can itself be differentiated."""
+    """Take one gradient step; with ``graph``, one that can itself be differentiated, by the start as well."""
     slopes = loop.slope(loop, moving, meta, graph)
-    if anchor is not None and loop.proximity:
-        slopes = pulled(slopes, moving, anchor, loop.proximity)
+    if loop.proximity:
+        slopes = pulled(slopes, moving, start, loop.proximity)
+        slopes = slopes if graph else {n: s.detach() for n, s in slopes.items()}
     if loop.clip:
         slopes = clipped(slopes, loop.clip)
     rate = loop.rate(meta, index)
@@ -149,12 +152,12 @@ def run(loop: InnerLoop, meta: Weights, *, graph: bool) -> Tensor:
         n: w.view_as(w) if w.requires_grad or loop.slope is functional_slope else w.detach().requires_grad_()
         for n, w in loop.start(meta).items()
     }
-    parts = []
+    first, parts = moving, []
     for index in range(loop.steps + 1):
         if loop.counts(index):
             parts.append(loop.counts(index) * loop.query(moving, meta))
         if index < loop.steps:
-            moving = step(loop, moving, meta, index, graph=graph)
+            moving = step(loop, moving, meta, index, graph=graph, start=first)
     return sum(parts[1:], parts[0])
 
 
@@ -271,7 +274,7 @@ def descend(loop: InnerLoop, meta: Weights) -> tuple[Weights, Weights]:
     moving = start
     for index in range(loop.steps):
         with torch.enable_grad():
-            taken = step(loop, _leaves(moving), plain, index, graph=False, anchor=start)
+            taken = step(loop, _leaves(moving), plain, index, graph=False, start=start)
         moving = {n: w.detach() for n, w in taken.items()}
     return start, moving
 
@@ -305,20 +308,24 @@ def _gradients(outputs: Sequence[Tensor], inputs: Weights, seeds: Sequence[Tenso
 def _recompute(loop: InnerLoop, meta: Weights) -> tuple[Tensor, Weights]:
     """Reverse through the steps one at a time; between them only weights are kept, no activations."""
     path = [{n: w.detach() for n, w in loop.start(meta).items()}]
+    home = _leaves(path[0]) if loop.proximity else {}  # what every step is pulled to
     for index in range(loop.steps):
-        taken = step(loop, _leaves(path[-1]), meta, index, graph=False)
+        taken = step(loop, _leaves(path[-1]), meta, index, graph=False, start=home)
         path.append({n: w.detach() for n, w in taken.items()})
     losses: list[Tensor] = []
     gradient = {n: torch.zeros_like(w) for n, w in meta.items()}
     pull = {n: torch.zeros_like(w) for n, w in path[0].items()}
+    of_home = {n: torch.zeros_like(w) for n, w in home.items()}
     for index in range(loop.steps, -1, -1):
         moving = _leaves(path.pop())
         both = _join(moving, meta)
         if index < loop.steps:
-            taken = step(loop, moving, meta, index, graph=True)
-            slopes = _gradients([taken[n] for n in moving], both, [pull[n] for n in moving])
+            taken = step(loop, moving, meta, index, graph=True, start=home)
+            inputs = both | {f"2{n}": w for n, w in home.items()}
+            slopes = _gradients([taken[n] for n in moving], inputs, [pull[n] for n in moving])
             del taken
             pull = {n: slopes[f"0{n}"] for n in moving}
+            of_home = {n: of_home[n] + slopes[f"2{n}"] for n in home}
             gradient = {n: gradient[n] + slopes[f"1{n}"] for n in meta}
         if loop.counts(index):
             losses.append(loop.counts(index) * loop.query(moving, meta))
@@ -327,5 +334,6 @@ def _recompute(loop: InnerLoop, meta: Weights) -> tuple[Tensor, Weights]:
             pull = {n: pull[n] + slopes[f"0{n}"] for n in moving}
             gradient = {n: gradient[n] + slopes[f"1{n}"] for n in meta}
     first = loop.start(meta)
-    slopes = _gradients(list(first.values()), meta, [pull[n] for n in first])
+    seeds = [pull[n] + of_home[n] if home else pull[n] for n in first]
+    slopes = _gradients(list(first.values()), meta, seeds)
     return torch.stack(losses).sum(), {n: gradient[n] + slopes[n] for n in meta}

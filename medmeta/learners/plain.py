@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medmeta.learners.comparing import ComparingPredictor, Matching, Relation, Siamese
 from medmeta.learners.predictor import LinearPredictor, unit_length
 from medmeta.learners.protocol import LearnerError, Predictor
+from medmeta.networks import are_tokens
 
 
 def plain_network(predictor: Predictor) -> nn.Sequential:
@@ -69,6 +70,8 @@ def _pooling(predictor: LinearPredictor | ComparingPredictor, dense: bool) -> li
         )
     if dense or output.ndim == 2:
         return []
+    if are_tokens(output, predictor.example_shape[1:]):
+        return [nn.AdaptiveAvgPool2d((1, output.shape[2])), nn.Flatten()]  # the mean token
     pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[output.ndim - 3]
     return [pool(1), nn.Flatten()]
 

@@ -32,8 +32,8 @@ class PrototypeLearner(EpisodicLearner):
         name: the name it goes by.
         network: the backbone.
         distance: ``euclidean`` (squared) or ``cosine``.
-        scale: how much a distance counts, learnt from here on; by default 1 over the number of features for
-            squared distances, 10 for cosines.
+        scale: how much a distance counts, learnt from here on: what squared distances over the root of the
+            number of features are multiplied by, 1 by default, or what cosines are, 10 by default.
     """
 
     linear_head = True
@@ -50,7 +50,7 @@ class PrototypeLearner(EpisodicLearner):
             raise LearnerError("a known distance", found=repr(distance), cure=nearest(distance, DISTANCES))
         super().__init__(name, network, {"distance": distance, "scale": scale}, BOTH)
         self.cosine = distance == "cosine"
-        self.log_scale = self.positive(scale or (10.0 if self.cosine else 1.0))
+        self.log_scale = self.positive((10.0 if self.cosine else 1.0) if scale is None else scale)
 
     def _place(self, image: Image, *, dense: bool) -> Feature:
         feature = self.feature(image, dense=dense)

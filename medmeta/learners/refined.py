@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import torch
 from sklearn.ensemble import ExtraTreesClassifier
@@ -121,6 +123,7 @@ class RefinedRidgeLearner(RidgeLearner):
             network.
         part: of the trees in the answer.
         seed: of the views.
+        outlined: whether images are lesions cut out of their scans, the outline their last channel.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class RefinedRidgeLearner(RidgeLearner):
         trees: int = 0,
         part: float = 0.5,
         seed: int = 0,
+        outlined: bool = False,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
         if trees < 0 or not 0 <= part <= 1:
@@ -146,9 +150,9 @@ class RefinedRidgeLearner(RidgeLearner):
                 found=f"trees={trees}, part={part}",
                 cure="Change that option.",
             )
-        self.tuning = FineTuning(steps, rate, views, folds, seed)
-        more = {"steps": steps, "rate": rate, "views": views, "folds": folds, "mirrors": mirrors}
-        self.options = {**self.options, **more, "trees": trees, "part": part, "seed": seed}
+        self.tuning = FineTuning(steps, rate, views, folds, seed, outlined)
+        more = {"mirrors": mirrors, "trees": trees, "part": part}
+        self.options = {**self.options, **asdict(self.tuning), **more}
         self.mirrors, self.trees, self.part, self.seed = mirrors, trees, part, seed
 
     def adapt(self, support: Examples) -> LinearPredictor | RefinedPredictor:  # type: ignore[override]

@@ -41,11 +41,19 @@ def _piece(image: Tensor, target: Tensor, weight: Tensor, lesion: Tensor) -> Pie
     return Piece(image, target, Balance(weight, lesion), 1.0)
 
 
-def unbatchable(network: nn.Module, episodes: Sequence[Episode]) -> str:
-    """Say why tasks cannot run at once, or nothing."""
+def unbatchable(network: nn.Module, episodes: Sequence[Episode], *, named: bool = False) -> str:
+    """Say why tasks cannot run at once, or nothing.
+
+    Args:
+        network: the backbone.
+        episodes: the tasks.
+        named: whether classes start from rows of the head that are theirs by name.
+    """
     shapes = {(e.support.image.shape, e.query.image.shape, len(e.support.classes)) for e in episodes}
     if len(shapes) > 1:
         return "their shots or sizes differ"
+    if named and len({e.support.classes for e in episodes}) > 1:
+        return "their classes differ, and the head has a row for each by name"
     for name, module in network.named_modules():
         if getattr(module, "use_checkpoint", False) is True:
             return f"layer {name or type(network).__name__} checkpoints activations, which torch.func refuses"

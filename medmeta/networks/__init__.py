@@ -1,10 +1,18 @@
 """Backbones, image ``(n, channel, *voxel)`` to feature ``(n, feature, *space)``; learners own the head."""
 
-from medmeta.networks.feature import NetworkError, feature_size, features, group_norm, running_statistics
+from medmeta.networks.feature import (
+    NetworkError,
+    are_tokens,
+    feature_size,
+    features,
+    group_norm,
+    running_statistics,
+)
 from medmeta.networks.spec import build, encoder, lesion_encoder, unet
 
 __all__ = [
     "NetworkError",
+    "are_tokens",
     "build",
     "encoder",
     "feature_size",

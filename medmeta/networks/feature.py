@@ -22,12 +22,15 @@ def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: b
     """Read a backbone's output as features by the shape law.
 
     Args:
-        output: what the network gave; of a sequence (MONAI's ViT) the first tensor counts.
+        output: what the network gave; of several tensors (MONAI's ViT) the first counts. It is
+            ``(n, feature)``, a map ``(n, feature, *space)``, or tokens ``(n, token, feature)`` of an image of
+            two or three axes.
         voxel: the voxel axes of the image.
         dense: whether features are wanted on the voxel grid (to segment) or one vector an image.
 
     Returns:
-        ``(n, feature, *voxel)`` where dense, else ``(n, feature)``: a map is averaged over its voxels.
+        ``(n, feature, *voxel)`` where dense, else ``(n, feature)``: a map is averaged over its voxels,
+        tokens over their number.
 
     Raises:
         NetworkError: where a dense output is not on the image's grid.
@@ -40,6 +43,9 @@ def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: b
     if hasattr(first, "as_tensor"):  # MetaTensor ends here
         first = first.as_tensor()
     if not dense:
+        # a transformer's last norm leaves each token a mean of zero: over its features there is nothing
+        if are_tokens(first, voxel):
+            return first.mean(1)
         return first.flatten(2).mean(2) if first.ndim > 2 else first
     if tuple(first.shape[2:]) != voxel:
         raise NetworkError(
@@ -50,13 +56,29 @@ def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: b
     return first
 
 
+def are_tokens(output: Tensor, voxel: Sequence[int]) -> bool:
+    """Whether a backbone's output is a sequence ``(n, token, feature)``; of a line it is a map.
+
+    Args:
+        output: what the network gave.
+        voxel: the voxel axes of the image.
+
+    Example:
+        >>> output = torch.zeros(2, 16, 24)
+        >>> are_tokens(output, (32, 32)), are_tokens(output, (32,))
+        (True, False)
+    """
+    return output.ndim == 3 and len(voxel) > 1
+
+
 def feature_size(network: nn.Module, image_shape: Sequence[int] | None = None) -> int:
     """Count the features of a backbone.
 
     Args:
         network: the backbone.
-        image_shape: ``(channel, *voxel)`` of one image to try it on. Without, the last layer with weights
-            tells, which is right for every network that ends in one.
+        image_shape: ``(channel, *voxel)`` of one image to try it on, averaged as :func:`features` does.
+            Without, the last layer with weights tells, linear, convolutional or the layer norm of a
+            transformer, which is right for every network that ends in one.
 
     Raises:
         NetworkError: where no layer tells.
@@ -71,17 +93,23 @@ def feature_size(network: nn.Module, image_shape: Sequence[int] | None = None) -
         with torch.no_grad():
             output = network.eval()(torch.zeros(2, *image_shape))
         network.train(training)
-        return int((output if isinstance(output, Tensor) else output[0]).shape[1])
+        return features(output, tuple(image_shape[1:]), dense=False).shape[1]
     for module in reversed(list(network.modules())):
-        for name in ("out_channels", "out_features"):
-            size = getattr(module, name, None)
-            if isinstance(size, int) and next(module.parameters(recurse=False), None) is not None:
-                return size
+        if next(module.parameters(recurse=False), None) is not None and (size := _size_after(module)):
+            return size
     raise NetworkError(
         "a network whose number of features can be told",
         found=f"{type(network).__name__} without a last linear or convolutional layer",
         cure="Give the learner feature=<number of features>.",
     )
+
+
+def _size_after(layer: nn.Module) -> int | None:
+    """Features that a layer gives, where it is of a kind that tells."""
+    if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+        return layer.normalized_shape[0]
+    sizes = (getattr(layer, name, None) for name in ("out_channels", "out_features"))
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def running_statistics(network: nn.Module) -> tuple[str, ...]:
@@ -103,7 +131,7 @@ def group_norm(network: nn.Module, groups: int = 4) -> nn.Module:
     """Put group norm (Wu & He 2018) in the place of every batch norm, in a copy of the network.
 
     Args:
-        network: the backbone; stays as it is.
+        network: the backbone; stays as it is. What takes a norm's place is on its device and as precise.
         groups: groups of channels, fewer where a layer's channels do not divide.
 
     Example:
@@ -116,7 +144,7 @@ def group_norm(network: nn.Module, groups: int = 4) -> nn.Module:
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 channels = child.num_features
                 layer = nn.GroupNorm(math.gcd(groups, channels), channels, eps=child.eps, affine=child.affine)
-                setattr(module, name, layer)
+                setattr(module, name, layer.to(child.weight) if child.affine else layer)
             elif isinstance(child, nn.modules.instancenorm._InstanceNorm) and child.track_running_stats:
                 child.track_running_stats = False
                 child.running_mean = child.running_var = child.num_batches_tracked = None

@@ -11,7 +11,8 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners import create_learner
+from medmeta.learners import create_learner, load_weights
+from medmeta.learners.batch import Piece
 from medmeta.learners.comparing import Matching, Relation, Siamese
 from medmeta.learners.head import Head, class_sums, logits, prototype_head
 from medmeta.learners.loss import balance, example_loss, one_hot, set_loss
@@ -259,6 +260,56 @@ def test_relation_scores_are_regressed_on_being_the_same() -> None:
     score = compare(query, support, target)
     mean = support[[0, 2]].mean(0)
     close(score[1, 0], compare.score(torch.cat([mean, query[1]])).squeeze(), 1e-10)
+
+
+def test_relation_scores_weigh_a_query_by_its_class() -> None:
+    """Nine queries of one class and one of the other: the best single answer is undecided."""
+    compare, label = Relation(4, 8).double(), torch.tensor([0] * 9 + [1])
+    target = one_hot(label, 2, DOUBLE)
+    piece = Piece(torch.zeros(10, 1), target, balance(target), 1.0)
+    undecided = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
+    (slope,) = torch.autograd.grad(compare.loss(undecided.expand(10, 2), target, piece), undecided)
+    close(slope + 1, torch.ones(2), 1e-12)
+    even, guess = one_hot(torch.arange(10) % 2, 2, DOUBLE), draw(10, 2)
+    piece = Piece(torch.zeros(10, 1), even, balance(even), 1.0)
+    close(compare.loss(guess, even, piece), (guess.sigmoid() - even).square().sum(1).mean(), 1e-12)
+
+
+def test_the_margin_of_a_contrastive_loss_stays() -> None:
+    """Learnt, it would shrink, and the features with it, which tells no class from another."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8)).double()
+    learner = create_learner("siamese", network, metric="contrastive", margin=2.0)
+    optimiser = torch.optim.Adam(learner.parameters(), 1e-2)
+    for step in range(100):
+        optimiser.zero_grad()
+        learner.backward([task(step)], scale=1.0)
+        optimiser.step()
+    assert float(learner.compare.bias.exp()) == pytest.approx(4.0)
+    unseen = [task(1000 + i) for i in range(8)]
+    with torch.no_grad():
+        apart = [torch.pdist(learner.feature(e.query.image.double())).max() for e in unseen]
+    assert float(torch.stack(apart).mean()) > 1.5
+
+
+def test_weights_of_a_margin_that_was_learnt_are_taken() -> None:
+    old = create_learner("siamese", mlp(), metric="contrastive", margin=0.28)
+    new = create_learner("siamese", mlp(), metric="contrastive")
+    load_weights(new, old.state_dict())
+    support = vectors()
+    assert torch.equal(new.adapt(support)(support.image.double()), old.adapt(support)(support.image.double()))
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(None, 1.0), (3.0, 3.0)])
+def test_prototypes_count_squared_distances_over_the_root_of_their_size(
+    scale: float | None, factor: float
+) -> None:
+    support, network = vectors(way=2), mlp(feature=16)
+    guess = create_learner("prototypical", network, scale=scale).adapt(support)(support.image.double())
+    feature = network(support.image.double()).detach()
+    centre = torch.stack([feature[support.label == c].mean(0) for c in range(2)])
+    far = torch.cdist(feature, centre).square() * factor / 4
+    close(guess[:, 0] - guess[:, 1], far[:, 1] - far[:, 0], 1e-10)
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,15 @@ def test_contrastive_distances_but_for_what_all_classes_share() -> None:
     close(*answers, 1e-7)
 
 
+@pytest.mark.parametrize("name", ["prototypical", "proto-maml", "relation"])
+def test_tokens_leave_home_too(name: str) -> None:
+    torch.manual_seed(0)
+    patches = torch.nn.Sequential(torch.nn.Conv2d(1, 7, 4, stride=4), torch.nn.Flatten(2))
+    network, support = torch.nn.Sequential(patches, torch.nn.Linear(16, 5)), pictures()  # (n, 7, 5)
+    predictor = make(name, network, 2).adapt(support)
+    close(plain_network(predictor)(support.image), predictor(support.image), 1e-5)
+
+
 @pytest.mark.parametrize("name", ["mann", *COMPARING])
 def test_a_predictor_that_needs_us_says_so(name: str) -> None:
     with pytest.raises(LearnerError, match="runs with medmeta only"):

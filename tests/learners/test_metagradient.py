@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medmeta.episodes.examples import Episode
+from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import create_learner
 from medmeta.learners import metagradient as engine
 from medmeta.learners.gradient import GradientLearner
+from medmeta.learners.loss import set_loss
 from medmeta.learners.metagradient import InnerLoop, Weights
 from medmeta.networks import build
 from tests.learners.tasks import close, episode, lesions, mlp, pictures, vectors
@@ -115,6 +116,26 @@ def test_multi_step_loss_of_quadratic_tasks() -> None:
     for backend in ("loop", "recompute"):
         loop = task.loop(3, emphasis=emphasis)
         close(engine.meta_gradient(loop, {"w": START}, backend=backend)[1]["w"], wanted, 1e-12)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("backend", ["loop", "recompute", "batched"])
+def test_a_pull_to_the_start_of_quadratic_tasks(order: engine.Order, backend: str) -> None:
+    """Worked out by hand: the start stays in every step, and the end turns with it."""
+    task, eye = Quadratic(2), torch.eye(4, dtype=torch.float64)
+    end, turn = START, eye
+    for _ in range(4):
+        end = end - RATE * (task.a @ (end - task.c) + PULL * (end - START))
+        turn = turn - RATE * (task.a @ turn + PULL * (turn - eye))
+    slope = task.b @ (end - task.d)
+    wanted = turn.T @ slope if order == "second" else slope
+    loop = task.loop(4, proximity=PULL)
+    if backend == "batched":
+        loss, found = engine.batched(lambda _: loop, torch.zeros(1), {"w": START}, order=order)
+    else:
+        loss, found = engine.meta_gradient(loop, {"w": START}, order=order, backend=backend)
+    close(found["w"], wanted, 1e-12)
+    close(loss.sum(), (end - task.d) @ task.b @ (end - task.d) / 2, 1e-12)
 
 
 # --- finite differences: the whole learner, in float64, along a random direction ---
@@ -245,6 +266,29 @@ def test_second_order_is_the_finite_difference_everywhere(kind: str, dims: int, 
     check_second_order(kind, dims, backend)
 
 
+@pytest.mark.parametrize("backend", ["loop", "recompute", "batched"])
+@pytest.mark.parametrize("name", ["proto-maml", "maml", "anil", "meta-sgd"])
+def test_a_pull_to_the_start_has_its_finite_difference(name: str, backend: str) -> None:
+    task, options = episode(vectors, n=6), {} if name == "proto-maml" else {"way": 3}
+    torch.manual_seed(0)
+    given = {"steps": 3, "rate": 0.2, "proximity": 2.0, "clip": 0.5, "backend": backend, **options}
+    learner = create_learner(name, mlp(), **given)
+    assert isinstance(learner, GradientLearner)
+    learner.backward([task], scale=1.0)
+    way, far = direction(learner), 1e-6
+    measured = (value_at(learner, task, way, far) - value_at(learner, task, way, -far)) / (2 * far)
+    assert abs(slope_along(learner, way) - measured) <= 1e-7 * abs(measured)
+
+
+def test_meta_training_judges_where_adapt_ends() -> None:
+    """With a pull to the start, too: the query loss of an episode is that of the predictor."""
+    task = episode(vectors, n=6)
+    torch.manual_seed(0)
+    learner = create_learner("maml", mlp(), way=3, rate=0.3, proximity=2.0)
+    guess = learner.adapt(task.support)(task.query.image.double())
+    close(learner.backward([task], scale=1.0)[0], set_loss(guess, task.query.label), 1e-10)
+
+
 def constant_slopes(learner: GradientLearner, task: Episode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Freeze the slopes of the inner steps at what they are now: what first order differentiates."""
     kept: list[Weights] = []
@@ -312,6 +356,22 @@ def test_backends_agree(name: str) -> None:
     for other in gradients[1:]:
         for one, two in zip(gradients[0], other, strict=True):
             close(one, two, 1e-12)
+
+
+def test_a_head_with_rows_by_name_is_each_tasks_own(caplog: pytest.LogCaptureFixture) -> None:
+    def named(classes: tuple[str, str], seed: int) -> Episode:
+        sides = (vectors(4, way=2, seed=seed + i) for i in range(2))
+        return Episode(*(Examples(s.image, s.label, classes) for s in sides))
+
+    tasks, found = [named(("a", "b"), 1), named(("b", "c"), 3)], []
+    for backend in ("loop", "batched"):
+        torch.manual_seed(0)
+        learner = create_learner("maml", mlp(), classes=("a", "b", "c"), backend=backend)
+        losses = learner.backward(tasks, scale=0.5)
+        found.append([losses, *[p.grad for p in learner.parameters()]])
+    for one, other in zip(*found, strict=True):
+        close(one, other, 1e-12)
+    assert "their classes differ, and the head has a row for each by name" in caplog.text
 
 
 # --- other people's engines ---

@@ -29,6 +29,10 @@ from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
         ("maml", {"order": "third"}, "There are: first"),
         ("maml", {"backend": "vmap"}, "There are: auto, batched, compiled, loop, recompute"),
         ("maml", {"precision": "bf61"}, "Did you mean 'bf16'"),
+        ("maml", {"anneal": -1}, "wanted zero or more outer steps of annealing, found anneal=-1"),
+        ("proto-maml", {"head": "learned"}, "found head='learned' without way or classes. Give way=2"),
+        ("siamese", {"metric": "contrastive", "margin": 0.0}, "wanted a positive margin, found margin=0.0"),
+        ("prototypical", {"scale": 0.0}, "wanted a positive number, found 0.0"),
         ("imaml", {"proximity": 0}, "a pull back to the start"),
         ("ridge", {"penalty": -1.0}, "wanted a positive number"),
     ],
@@ -47,6 +51,25 @@ def test_running_batch_statistics_are_refused_with_the_cure(name: str) -> None:
     create_learner(name, group_norm(network), feature=4) if name == "mann" else create_learner(
         name, group_norm(network)
     )
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "prototypical", "in-context"])
+def test_features_of_several_depths_are_refused_with_the_cure(name: str) -> None:
+    spec = {
+        "_target_": "monai.networks.nets.DynUNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 4,
+        "kernel_size": [3, 3, 3, 3],
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2, 2, 2],
+        "filters": [4, 4, 4, 4],
+        "norm_name": "instance",
+    }
+    words = r"last layer alone, found DynUNet with deep_supervision=True.*deep_supervision=False"
+    with pytest.raises(LearnerError, match=words):
+        create_learner(name, build({**spec, "deep_supervision": True}))
+    create_learner(name, build(spec)).adapt(lesions(side=16))
 
 
 def test_more_ways_than_the_head_has_rows() -> None:

@@ -7,18 +7,21 @@ import torch
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners import (
+    SAFEGUARD,
     FineTuning,
     LearnerError,
     Safeguarded,
     create_learner,
     learner_names,
     plain_network,
+    safeguard,
 )
+from medmeta.learners.head import Head
 from medmeta.learners.local_prototype import local_prototypes
 from medmeta.learners.loss import set_loss
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.refined import RefinedPredictor, RefinedRidgeLearner, pixel_features
-from medmeta.learners.safeguard import can_go_on, left_out
+from medmeta.learners.safeguard import can_go_on, left_out, walk
 from medmeta.networks import build, unet
 from tests.learners.tasks import CLASSES, close, episode, lesions
 
@@ -171,3 +174,48 @@ def test_who_says_that_fine_tuning_can_go_on_has_a_linear_head(name: str) -> Non
     predictor = learner.adapt(lesions(2, side=16))
     linear = isinstance(predictor, LinearPredictor) and isinstance(predictor.between, torch.nn.Identity)
     assert can_go_on(learner) == linear
+
+
+def test_steps_are_taken_at_the_rates_they_were_judged_at() -> None:
+    """Ten of thirty steps end where thirty steps are after ten."""
+    support, tuning = lesions(2), FineTuning(steps=30)
+
+    def start(_: Examples) -> tuple[torch.nn.Module, Head]:
+        torch.manual_seed(0)
+        return build(unet(2, 1, base=4)), Head(torch.randn(2, 8), torch.zeros(2))
+
+    ends = []
+    for counts in ([10], [10, 11]):
+        _, network, head = next(iter(walk(start, support, counts, tuning)))
+        ends.append(torch.cat([*(w.detach().flatten() for w in network.parameters()), head.weight.flatten()]))
+    assert torch.equal(*ends)
+
+
+def outlined_lesions(n: int = 4) -> Examples:
+    """Cut-out lesions: noise where they are and nothing around, the outline in the last channel."""
+    g = torch.Generator().manual_seed(0)
+    image = torch.zeros(n, 2, 16, 16)
+    image[:, 0, 4:12, 4:12] = torch.randn(n, 8, 8, generator=g) + 3
+    image[:, 1, 5:11, 5:11] = 1
+    return Examples(image, torch.arange(n) % 2, ("a", "b"))
+
+
+def test_views_of_outlined_lesions_keep_outline_and_blank() -> None:
+    support = outlined_lesions()
+    views = safeguard._views(support, FineTuning(outlined=True), torch.Generator().manual_seed(0))
+    assert all(float(one.max()) == 1 and float(one.min()) == 0 for one in views.image[:, 1])
+    assert bool((views.image[:, 0, 0, 0] == 0).all())
+    changed = safeguard._views(support, FineTuning(), torch.Generator().manual_seed(0))
+    assert not bool((changed.image[:, 0, 0, 0] == 0).any())
+
+
+def test_learners_that_fine_tune_can_be_told_of_outlines() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, stride=2), torch.nn.Tanh())
+    found = []
+    for outlined in (True, False):
+        learner = create_learner("refined-ridge", network, steps=3, folds=0, outlined=outlined)
+        assert learner.options["outlined"] is outlined
+        found.append(learner.adapt(outlined_lesions())(outlined_lesions().image))
+    assert not torch.equal(*found)
+    assert not SAFEGUARD.outlined

@@ -10,6 +10,7 @@ from torch import nn
 
 from medmeta.networks import (
     NetworkError,
+    are_tokens,
     build,
     encoder,
     feature_size,
@@ -87,3 +88,38 @@ def test_features_of_several_outputs_and_maps() -> None:
     map_ = torch.randn(2, 3, 4, 4)
     assert torch.equal(features([map_, map_ * 2], (4, 4), dense=True), map_)
     assert torch.allclose(features(map_, (9, 9), dense=False), map_.mean((2, 3)))
+
+
+def transformer(side: int = 32) -> nn.Module:
+    pytest.importorskip("einops")
+    torch.manual_seed(0)
+    sizes = {"img_size": [side] * 2, "patch_size": 8, "hidden_size": 24, "mlp_dim": 16}
+    depth = {"num_layers": 1, "num_heads": 2, "spatial_dims": 2, "in_channels": 1}
+    return build({"_target_": "monai.networks.nets.ViT", **sizes, **depth})
+
+
+def test_tokens_are_averaged_over_their_number() -> None:
+    """Over their features the last norm of a transformer leaves nothing."""
+    network, image = transformer(), torch.randn(3, 1, 32, 32)
+    output = network(image)
+    found = features(output, (32, 32), dense=False)
+    assert output[0].shape == (3, 16, 24)
+    assert torch.allclose(found, output[0].mean(1))
+    assert float(found.detach().abs().max()) > 0.1
+    assert feature_size(network) == feature_size(network, (1, 32, 32)) == found.shape[1] == 24
+
+
+def test_three_axes_of_a_line_are_a_map() -> None:
+    """As many axes as tokens have; how many the image has tells them apart."""
+    line, network = torch.randn(2, 1, 16), nn.Conv1d(1, 5, 3, stride=2)
+    output = network(line)
+    assert not are_tokens(output, (16,))
+    assert torch.allclose(features(output, (16,), dense=False), output.mean(2))
+    assert feature_size(network) == feature_size(network, (1, 16)) == 5
+
+
+def test_group_norm_is_as_precise_as_the_network() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False)).double()
+    swapped = group_norm(network)
+    assert {w.dtype for w in swapped.parameters()} == {torch.float64}
+    assert swapped(torch.zeros(1, 1, 8, 8).double()).dtype == torch.float64
