@@ -12,6 +12,11 @@ from scipy import stats
 from scipy.special import expit, logit
 
 RESAMPLES = 1000
+FLAT = 1e-12
+"""Variance of a mean up to which all values are the same: what is left of rounding is no spread."""
+FACTOR = 20
+"""How many times the mean an end may be on the log scale. Beyond, which only very few patients or draws bring,
+the plain scale holds the truth about as often (simulated), and its ends are numbers that can be."""
 Cells = NDArray[np.float64]
 """``(draw, patient)``: what each patient counts for a score, after learning from each draw; nan for none."""
 
@@ -22,7 +27,8 @@ class Interval:
 
     Args:
         mean: over all cases.
-        low, high: ends; None where fewer than two patients say anything.
+        low, high: ends; None where fewer than two patients say anything, or all say the same and how sure
+            that is cannot be told.
         by_patient, by_draw: standard error of the mean that comes from which patients were judged, and from
             which were learnt from; None where it cannot be told (one patient, one draw).
     """
@@ -61,10 +67,15 @@ class Spread:
         return float(stats.t.ppf(0.975, self.freedom))
 
     @property
-    def p(self) -> float:
-        """Two-sided, that the mean is 0."""
-        if not self.variance:
-            return float(self.mean == 0)
+    def flat(self) -> bool:
+        """Whether all values are the same: how sure their mean is cannot be told from them."""
+        return self.variance <= FLAT
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that the mean is 0; None where :attr:`flat`."""
+        if self.flat:
+            return None
         return float(2 * stats.t.sf(abs(self.mean) / self.variance**0.5, self.freedom))
 
 
@@ -86,8 +97,7 @@ def spread(cells: Cells) -> Spread | None:
         >>> round(found.mean, 6), round(found.by_patient, 6), round(found.by_draw, 6)
         (1.1, 0.333333, 0.01)
     """
-    known = np.isfinite(cells)
-    kept = cells[known.any(1)][:, known.any(0)]
+    kept = _kept(cells)
     known = np.isfinite(kept)
     draws, patients = kept.shape
     if patients < 2:
@@ -105,6 +115,12 @@ def spread(cells: Cells) -> Spread | None:
     if total > max(by_patient, by_draw):
         parts += both**2 / ((patients - 1) * (draws - 1))
     return Spread(mean, total, total**2 / parts if parts else patients - 1, by_patient, by_draw)
+
+
+def _kept(cells: Cells) -> Cells:
+    """Draws and patients that say anything."""
+    known = np.isfinite(cells)
+    return cells[known.any(1)][:, known.any(0)]
 
 
 def _interaction(apart: Cells, known: NDArray[np.bool_]) -> float:
@@ -153,10 +169,11 @@ def interval(
     The width is that of :func:`spread` with Student's t: with few patients or few draws the plain percentiles
     of a bootstrap are too narrow, and where most of the spread is neither the patient's nor the draw's they
     are too wide (``benchmarks/coverage.py`` shows both). A score between two bounds gets its interval on the
-    logit scale, which keeps it within them; of any other score the bootstrap over patients and draws says
-    how lopsided it is. With one draw the interval is of that support alone. Where every value is the
-    same bound (no false alarm in 20 patients) the other end is the exact one of a rate over patients
-    (Clopper & Pearson 1934).
+    logit scale, which keeps it within them, and one that is not below 0 on the log scale; of any other score
+    the bootstrap over patients and draws says how lopsided it is. With one draw the interval is of that
+    support alone. Where every value is the same of two bounds (no false alarm in 20 patients) the other end
+    is the exact one of a rate over patients (Clopper & Pearson 1934); where all are the same otherwise, there
+    are no ends.
 
     Args:
         cells: ``(draw, patient)``, nan where a patient was not judged.
@@ -175,26 +192,38 @@ def interval(
         known = cells[np.isfinite(cells)]
         return Interval(_rounded(known.mean()) if len(known) else None, None, None)
     errors = [None if v is None else _rounded(v**0.5) for v in (found.by_patient, found.by_draw)]
-    if found.variance <= 1e-12:
-        low, high = _exact(cells, found.mean, bounds)
+    if found.flat:
+        ends = _exact(_kept(cells).shape[1], found.mean, bounds)
     elif np.isfinite(bounds).all():
-        low, high = _between(found, bounds)
+        ends = _between(found, bounds)
     elif bounds[0] == 0:
-        times = math.exp(found.quantile * found.variance**0.5 / found.mean)
-        low, high = found.mean / times, found.mean * times
+        ends = _above_zero(found)
     else:
-        low, high = _stretched(found, resampled(cells, seed=seed, resamples=resamples))
-    low, high = max(low, bounds[0]), min(high, bounds[1])
+        ends = _stretched(found, resampled(_kept(cells), seed=seed, resamples=resamples))
+    if ends is None:
+        return Interval(_rounded(found.mean), None, None, *errors)
+    low, high = max(ends[0], bounds[0]), min(ends[1], bounds[1])
     return Interval(_rounded(found.mean), _rounded(low), _rounded(high), *errors)
 
 
-def _exact(cells: Cells, mean: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Ends where all patients have the same value."""
-    most = 0.0
-    if np.isfinite(bounds).all():
-        patients = int(np.isfinite(cells).any(0).sum())
-        most = (bounds[1] - bounds[0]) * float(1 - 0.025 ** (1 / patients))
-    return (mean - most if mean >= bounds[1] else mean), (mean + most if mean <= bounds[0] else mean)
+def _exact(patients: int, mean: float, bounds: tuple[float, float]) -> tuple[float, float] | None:
+    """Ends where all patients have the same value; None where that is not one of two bounds."""
+    most = (bounds[1] - bounds[0]) * float(1 - 0.025 ** (1 / patients))
+    if not np.isfinite(most):
+        return None
+    near = [abs(mean - bound) <= FLAT**0.5 for bound in bounds]
+    if not any(near):
+        return None
+    return (mean, mean + most) if near[0] else (mean - most, mean)
+
+
+def _above_zero(found: Spread) -> tuple[float, float]:
+    """Ends on the log scale (delta method), on the plain one where those would be beyond all reason."""
+    half = found.quantile * found.variance**0.5
+    if half > math.log(FACTOR) * found.mean:
+        return found.mean - half, found.mean + half
+    times = math.exp(half / found.mean)
+    return found.mean / times, found.mean * times
 
 
 def _between(found: Spread, bounds: tuple[float, float]) -> tuple[float, float]:
