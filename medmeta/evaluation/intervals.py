@@ -15,7 +15,7 @@ RESAMPLES = 1000
 FLAT = 1e-12
 """Variance of a mean up to which all values are the same: what is left of rounding is no spread."""
 FACTOR = 20
-"""How many times the mean an end may be on the log scale. Beyond, which only very few patients or draws bring,
+"""How many times the mean an end may be on the log scale. Beyond, which only a few patients or draws bring,
 the plain scale holds the truth about as often (simulated), and its ends are numbers that can be."""
 Cells = NDArray[np.float64]
 """``(draw, patient)``: what each patient counts for a score, after learning from each draw; nan for none."""
