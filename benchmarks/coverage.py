@@ -30,6 +30,8 @@ from medmeta.evaluation.metrics import auroc
 Array = NDArray[np.float64]
 SIZES = ((10, 10), (20, 2), (20, 4), (20, 10), (50, 4), (50, 10), (100, 10))
 """Patients and draws."""
+RARE = ((30, 4), (30, 10))
+"""The same where few patients more have the type: those without it, and draws."""
 SPREADS = {"patients differ": (1.0, 0.3, 0.5), "draws differ": (0.6, 0.6, 0.6), "noise": (0.3, 0.1, 1.0)}
 """Deviation by patient, by draw, and of what is left."""
 
@@ -80,18 +82,27 @@ class Kind:
         return float((self.values(fine * float(np.linalg.norm(spread))) * density).sum() / density.sum())
 
 
+@dataclass(frozen=True)
 class Area:
-    """AUROC averaged over draws: half of the patients have the type, and each draw has its own separation."""
+    """AUROC averaged over draws, each of which has its own separation.
 
-    name = "AUROC"
-    separation = 1.4
+    Args:
+        name: of the table.
+        rare: patients who have the type, besides those without; None: half of all have it.
+        sizes: the only ones of the table, where there are any.
+    """
+
+    name: str = "AUROC"
+    rare: int | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    separation: float = 1.4
 
     def one(
         self, size: tuple[int, int], spread: tuple[float, float, float], random: np.random.Generator
     ) -> tuple[Interval, tuple[float, float]]:
         """Our interval and that of the bootstrap of the pseudo-values."""
-        patients, draws = size
-        truth = np.arange(patients) % 2 == 0
+        patients, draws = size[0] + (self.rare or 0), size[1]
+        truth = np.arange(patients) % 2 == 0 if self.rare is None else np.arange(patients) < self.rare
         own, by_draw = random.standard_normal(patients), random.standard_normal(draws)
         noise = random.standard_normal((draws, patients))
         scale = float(np.hypot(spread[0], spread[2]))
@@ -99,8 +110,9 @@ class Area:
         score += scale * truth[None] * (self.separation + spread[1] * by_draw[:, None])
         flat, rows = score.ravel(), np.repeat(np.arange(draws), patients)
         columns = np.tile(np.arange(patients), draws)
-        cells = pseudo_values(columns.tolist(), rows.tolist(), lambda i: auroc(flat[i], truth[columns[i]]))
-        plain = np.percentile(resampled(cells, seed=1, resamples=400), [2.5, 97.5])
+        area = lambda i: auroc(flat[i], truth[columns[i]])  # noqa: E731
+        cells = pseudo_values(columns.tolist(), rows.tolist(), area, classes=truth[columns].tolist())
+        plain = np.nanpercentile(resampled(cells, seed=1, resamples=400), [2.5, 97.5])
         return interval(cells, bounds=(0, 1), resamples=400), (plain[0], plain[1])
 
     def truth(self, spread: tuple[float, float, float]) -> float:
@@ -137,6 +149,8 @@ KINDS = (
     Kind("HD95", distance, (0.0, np.inf)),
     Area(),
     Pair(),
+    Area("AUROC, 3 with the type", 3, RARE),
+    Area("AUROC, 10 with the type", 10, RARE),
 )
 
 
@@ -147,17 +161,19 @@ def coverage(
     repeats: int,
     seed: int,
 ) -> dict[str, float]:
-    """Per cent of repeats in which ours and the plain bootstrap hold the truth, and our mean width."""
+    """Per cent of ours that have ends, and of the plain bootstrap, that hold the truth; our mean width."""
     random = np.random.default_rng([seed, *size, KINDS.index(kind)])
-    truth, ours, plain, width = kind.truth(spread), 0, 0, 0.0
+    truth, ours, plain, width, told = kind.truth(spread), 0, 0, 0.0, 0
     for _ in range(repeats):
         found, (low, high) = kind.one(size, spread, random)
+        plain += low <= truth <= high
         if found.low is None or found.high is None:
             continue
+        told += 1
         ours += found.low <= truth <= found.high
-        plain += low <= truth <= high
         width += found.high - found.low
-    return {"ours": 100 * ours / repeats, "plain": 100 * plain / repeats, "width": width / repeats}
+    each = max(1, told)
+    return {"ours": 100 * ours / each, "plain": 100 * plain / repeats, "width": width / each, "told": told}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -177,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         table.add_column("patients, draws")
         for name in SPREADS:
             table.add_column(name)
-        for size in sizes:
+        for size in (isinstance(kind, Area) and kind.sizes) or sizes:
             cells = [coverage(kind, size, spread, repeats, given.seed) for spread in SPREADS.values()]
             table.add_row(f"{size[0]}, {size[1]}", *[f"{c['ours']:.1f} ({c['plain']:.1f})" for c in cells])
             for name, cell in zip(SPREADS, cells, strict=True):

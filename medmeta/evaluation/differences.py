@@ -16,11 +16,11 @@ class Difference:
 
     Args:
         one, other: the methods.
-        interval: of the difference, 95 %.
+        interval: of the difference, 95 %; without ends where it is the same for all.
         p: two-sided, that there is none (t test on the two-way clustered variance); None where it cannot be
             told.
         adjusted: the same for all comparisons made at once (Holm 1979).
-        patients: in both.
+        patients: in both; of a score that compares classes those of the smallest one.
     """
 
     one: str
@@ -58,14 +58,15 @@ def difference(one: str, other: str, cells: Mapping[str, Cells]) -> Difference:
     apart = cells[one] - cells[other]
     patients = int(np.isfinite(apart).any(0).sum())
     found = spread(apart)
-    if found is None:
+    p = found.p if found else None
+    if found is None or p is None:
         known = apart[np.isfinite(apart)]
         mean = round(float(known.mean()), 4) if len(known) else None
         return Difference(one, other, Interval(mean, None, None), None, None, patients)
     half = found.quantile * found.variance**0.5
     ends = [round(found.mean + sign * half, 4) for sign in (-1, 1)]
-    p = float(f"{found.p:.3g}")
-    return Difference(one, other, Interval(round(found.mean, 4), *ends), p, None, patients)
+    rounded = float(f"{p:.3g}")
+    return Difference(one, other, Interval(round(found.mean, 4), *ends), rounded, None, patients)
 
 
 def against(ours: str, cells: Mapping[str, Cells]) -> list[Difference]:

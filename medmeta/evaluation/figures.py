@@ -102,7 +102,11 @@ def _bin(cases: Sequence[Case], number: int, bins: int) -> tuple[float, float, f
         return None
     truth = np.array([c.truth for c in inside], dtype=float)
     share = clustered(
-        [c.patient for c in inside], [c.draw for c in inside], lambda i: float(truth[i].mean()), resamples=300
+        [c.patient for c in inside],
+        [c.draw for c in inside],
+        lambda i: float(truth[i].mean()),
+        bounds=(0.0, 1.0),
+        resamples=300,
     )
     mean = float(truth.mean())
     low, high = (mean if end is None else end for end in (share.low, share.high))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,11 @@ from scipy import stats
 from scipy.special import expit, logit
 
 RESAMPLES = 1000
+FLAT = 1e-12
+"""Variance of a mean up to which all values are the same: what is left of rounding is no spread."""
+FACTOR = 20
+"""How many times the mean an end may be on the log scale. Beyond, which only a few patients or draws bring,
+the plain scale holds the truth about as often (simulated), and its ends are numbers that can be."""
 Cells = NDArray[np.float64]
 """``(draw, patient)``: what each patient counts for a score, after learning from each draw; nan for none."""
 
@@ -22,7 +27,8 @@ class Interval:
 
     Args:
         mean: over all cases.
-        low, high: ends; None where fewer than two patients say anything.
+        low, high: ends; None where fewer than two patients say anything, or all say the same and how sure
+            that is cannot be told.
         by_patient, by_draw: standard error of the mean that comes from which patients were judged, and from
             which were learnt from; None where it cannot be told (one patient, one draw).
     """
@@ -61,10 +67,15 @@ class Spread:
         return float(stats.t.ppf(0.975, self.freedom))
 
     @property
-    def p(self) -> float:
-        """Two-sided, that the mean is 0."""
-        if not self.variance:
-            return float(self.mean == 0)
+    def flat(self) -> bool:
+        """Whether all values are the same: how sure their mean is cannot be told from them."""
+        return self.variance <= FLAT
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that the mean is 0; None where :attr:`flat`."""
+        if self.flat:
+            return None
         return float(2 * stats.t.sf(abs(self.mean) / self.variance**0.5, self.freedom))
 
 
@@ -86,8 +97,7 @@ def spread(cells: Cells) -> Spread | None:
         >>> round(found.mean, 6), round(found.by_patient, 6), round(found.by_draw, 6)
         (1.1, 0.333333, 0.01)
     """
-    known = np.isfinite(cells)
-    kept = cells[known.any(1)][:, known.any(0)]
+    kept = _kept(cells)
     known = np.isfinite(kept)
     draws, patients = kept.shape
     if patients < 2:
@@ -105,6 +115,12 @@ def spread(cells: Cells) -> Spread | None:
     if total > max(by_patient, by_draw):
         parts += both**2 / ((patients - 1) * (draws - 1))
     return Spread(mean, total, total**2 / parts if parts else patients - 1, by_patient, by_draw)
+
+
+def _kept(cells: Cells) -> Cells:
+    """Draws and patients that say anything."""
+    known = np.isfinite(cells)
+    return cells[known.any(1)][:, known.any(0)]
 
 
 def _interaction(apart: Cells, known: NDArray[np.bool_]) -> float:
@@ -153,10 +169,11 @@ def interval(
     The width is that of :func:`spread` with Student's t: with few patients or few draws the plain percentiles
     of a bootstrap are too narrow, and where most of the spread is neither the patient's nor the draw's they
     are too wide (``benchmarks/coverage.py`` shows both). A score between two bounds gets its interval on the
-    logit scale, which keeps it within them; of any other score the bootstrap over patients and draws says
-    how lopsided it is. With one draw the interval is of that support alone. Where every value is the
-    same bound (no false alarm in 20 patients) the other end is the exact one of a rate over patients
-    (Clopper & Pearson 1934).
+    logit scale, which keeps it within them, and one that is not below 0 on the log scale; of any other score
+    the bootstrap over patients and draws says how lopsided it is. With one draw the interval is of that
+    support alone. Where every value is the same of two bounds (no false alarm in 20 patients) the other end
+    is the exact one of a rate over patients (Clopper & Pearson 1934); where all are the same otherwise, there
+    are no ends.
 
     Args:
         cells: ``(draw, patient)``, nan where a patient was not judged.
@@ -175,26 +192,38 @@ def interval(
         known = cells[np.isfinite(cells)]
         return Interval(_rounded(known.mean()) if len(known) else None, None, None)
     errors = [None if v is None else _rounded(v**0.5) for v in (found.by_patient, found.by_draw)]
-    if found.variance <= 1e-12:
-        low, high = _exact(cells, found.mean, bounds)
+    if found.flat:
+        ends = _exact(_kept(cells).shape[1], found.mean, bounds)
     elif np.isfinite(bounds).all():
-        low, high = _between(found, bounds)
+        ends = _between(found, bounds)
     elif bounds[0] == 0:
-        times = math.exp(found.quantile * found.variance**0.5 / found.mean)
-        low, high = found.mean / times, found.mean * times
+        ends = _above_zero(found)
     else:
-        low, high = _stretched(found, resampled(cells, seed=seed, resamples=resamples))
-    low, high = max(low, bounds[0]), min(high, bounds[1])
+        ends = _stretched(found, resampled(_kept(cells), seed=seed, resamples=resamples))
+    if ends is None:
+        return Interval(_rounded(found.mean), None, None, *errors)
+    low, high = max(ends[0], bounds[0]), min(ends[1], bounds[1])
     return Interval(_rounded(found.mean), _rounded(low), _rounded(high), *errors)
 
 
-def _exact(cells: Cells, mean: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Ends where all patients have the same value."""
-    most = 0.0
-    if np.isfinite(bounds).all():
-        patients = int(np.isfinite(cells).any(0).sum())
-        most = (bounds[1] - bounds[0]) * float(1 - 0.025 ** (1 / patients))
-    return (mean - most if mean >= bounds[1] else mean), (mean + most if mean <= bounds[0] else mean)
+def _exact(patients: int, mean: float, bounds: tuple[float, float]) -> tuple[float, float] | None:
+    """Ends where all patients have the same value; None where that is not one of two bounds."""
+    most = (bounds[1] - bounds[0]) * float(1 - 0.025 ** (1 / patients))
+    if not np.isfinite(most):
+        return None
+    near = [abs(mean - bound) <= FLAT**0.5 for bound in bounds]
+    if not any(near):
+        return None
+    return (mean, mean + most) if near[0] else (mean - most, mean)
+
+
+def _above_zero(found: Spread) -> tuple[float, float]:
+    """Ends on the log scale (delta method), on the plain one where those would be beyond all reason."""
+    half = found.quantile * found.variance**0.5
+    if half > math.log(FACTOR) * found.mean:
+        return found.mean - half, found.mean + half
+    times = math.exp(half / found.mean)
+    return found.mean / times, found.mean * times
 
 
 def _between(found: Spread, bounds: tuple[float, float]) -> tuple[float, float]:
@@ -219,41 +248,89 @@ def pseudo_values(
     patients: Sequence[Hashable],
     draws: Sequence[Hashable],
     statistic: Callable[[NDArray[np.int64]], float | None],
+    *,
+    classes: Sequence[Hashable | None] | None = None,
+    least: Mapping[Hashable, int] | None = None,
 ) -> Cells:
     """What each patient counts for any statistic of a draw, so that their mean over a draw is that of it.
 
     Jackknife pseudo-values (Tukey 1958) within each draw, centred: for a mean they are the patients' own.
     Scores of different draws are not on one scale, so the statistic is of one draw at a time.
 
+    Where it compares classes (AUROC), it is no surer than the class with fewest patients lets it be: two
+    patients with the tumour say little, however many are free of it. So each patient of that class is left
+    out together with a share of the others (the delete-a-group jackknife, Kott 2001), and such a group counts
+    as one patient, in the column of one of the last class.
+
     Args:
         patients, draws: of each case.
         statistic: of the numbers of some cases of one draw; None where undefined.
+        classes: of each case's patient; None for a case that says nothing. Without, all are of one class.
+        least: patients of a class that a group has at least, 1 where it is not named.
 
     Returns:
-        ``(draw, patient)``; a draw where the statistic is undefined, or would be without some patient, has no
-        spread within: its cells are nan, or all the statistic itself.
+        ``(draw, patient)``, nan for a patient who says nothing or is counted with another, and for a draw
+        where the statistic is undefined. A draw in which a class is in one group only, or in which the
+        statistic would be undefined without some group, tells of no spread within and counts as one patient.
 
     Example:
         >>> values = np.array([1.0, 2.0, 6.0])
         >>> pseudo_values("abc", "xxx", lambda i: float(values[i].mean()))
         array([[1., 2., 6.]])
+        >>> apart = lambda i: float(values[i[i > 0]].mean() - values[i[i == 0]].mean()) if 0 in i else None
+        >>> pseudo_values("abc", "xxx", apart, classes=[0, 1, 1])  # one patient of a class tells no spread
+        array([[nan,  3., nan]])
     """
     names, drawn = sorted(set(patients)), sorted(set(draws))  # type: ignore[type-var]
-    rows = np.array([drawn.index(d) for d in draws])
-    columns = np.array([names.index(p) for p in patients])
+    column, row = {n: i for i, n in enumerate(names)}, {d: i for i, d in enumerate(drawn)}
+    said = [0] * len(patients) if classes is None else classes
+    kind_of = {column[p]: k for p, k in zip(patients, said, strict=True) if k is not None}
+    home = _homes(kind_of, least or {})
+    places = np.array([home.get(column[p], -1) for p in patients])
+    kinds = [kind_of.get(column[p]) for p in patients]
+    rows = np.array([row[d] for d in draws])
     cells = np.full((len(drawn), len(names)), np.nan)
-    for row in range(len(drawn)):
-        cases = np.flatnonzero(rows == row)
-        whole = statistic(cases)
-        if whole is None:
-            continue
-        there = np.unique(columns[cases])
-        fewer = [statistic(cases[columns[cases] != c]) if len(there) > 1 else None for c in there]
-        left_out = np.array([np.nan if v is None else v for v in fewer], dtype=float)
-        usual = np.nanmean(left_out) if np.isfinite(left_out).any() else np.nan
-        moved = (len(there) - 1) * (usual - left_out)
-        cells[row, there] = whole + np.where(np.isfinite(moved), moved, 0.0)
+    for r in range(len(drawn)):
+        cases = np.flatnonzero((rows == r) & (places >= 0))
+        for place, value in _of_draw(cases, places, kinds, statistic).items():
+            cells[r, place] = value
     return cells
+
+
+def _of_draw(
+    cases: NDArray[np.int64],
+    places: NDArray[np.int64],
+    kinds: Sequence[Hashable],
+    statistic: Callable[[NDArray[np.int64]], float | None],
+) -> dict[int, float]:
+    """What each group counts, by its column, of the cases of one draw."""
+    whole = statistic(cases) if len(cases) else None
+    if whole is None or not np.isfinite(whole):
+        return {}
+    groups = np.unique(places[cases]).tolist()
+    fewest = _fewest(places[cases].tolist(), [kinds[i] for i in cases.tolist()])
+    if len(fewest) > 1:
+        left_out = np.array([statistic(cases[places[cases] != g]) for g in groups], dtype=float)
+        if np.isfinite(left_out).all():
+            moved = (len(groups) - 1) * (left_out.mean() - left_out)
+            return dict(zip(groups, (whole + moved).tolist(), strict=True))
+    return {fewest[0]: whole}
+
+
+def _homes(kinds: Mapping[int, Hashable], least: Mapping[Hashable, int]) -> dict[int, int]:
+    """The column in which each patient is counted, of the class of each by column."""
+    names = sorted(set(kinds.values()))  # type: ignore[type-var]
+    members = [[c for c in sorted(kinds) if kinds[c] == name] for name in names]
+    groups = min((len(m) // least.get(n, 1) for n, m in zip(names, members, strict=True)), default=0)
+    return {c: members[-1][i % groups] for some in members for i, c in enumerate(some)}
+
+
+def _fewest(places: Sequence[int], kinds: Sequence[Hashable]) -> list[int]:
+    """The columns in which that class is counted that is in the fewest."""
+    by_class: dict[Hashable, set[int]] = {}
+    for place, kind in zip(places, kinds, strict=True):
+        by_class.setdefault(kind, set()).add(place)
+    return min((sorted(some) for some in by_class.values()), key=len)
 
 
 def cells_of(

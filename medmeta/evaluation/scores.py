@@ -18,6 +18,9 @@ LIMIT = 1.96
 """Standard deviations from the bias to a limit of agreement (Bland & Altman 1986)."""
 SPECIFICITY = 0.9
 """At which sensitivity is given."""
+TOGETHER = 3
+"""Patients free of the tumour that are left out at once, where there are twice as many, to see how sure a
+sensitivity is: its threshold is a quantile of them, which hardly moves without one (Shao & Wu 1989)."""
 
 Make: TypeAlias = Callable[[Sequence[Case]], Cells]
 
@@ -48,27 +51,49 @@ def _value(name: str) -> Make:
     )
 
 
-def _by_draw(statistic: Callable[[Sequence[Case]], float | None]) -> Make:
-    """A statistic of all cases of a draw, averaged over draws."""
+def _by_draw(
+    statistic: Callable[[Sequence[Case]], float | None], says: Callable[[Case], float | bool | None]
+) -> Make:
+    """A statistic of those cases of a draw that say something, averaged over draws.
+
+    The others are no patients of it: with many free of the tumour nobody knows more of lesions.
+    """
 
     def make(cases: Sequence[Case]) -> Cells:
         return pseudo_values(
             [c.patient for c in cases],
             [c.draw for c in cases],
             lambda some: statistic([cases[int(i)] for i in some]),
+            classes=[True if says(c) else None for c in cases],
         )
 
     return make
 
 
-def _chance(metric: Callable[[NDArray[np.float64], NDArray[np.bool_]], float | None]) -> Make:
-    """A metric of probabilities and truths."""
+def _chance(
+    metric: Callable[[NDArray[np.float64], NDArray[np.bool_]], float | None],
+    *,
+    compares: bool = True,
+    together: int = 1,
+) -> Make:
+    """A metric of probabilities and truths.
+
+    Args:
+        metric: of one draw.
+        compares: whether it sets those with the tumour against those without.
+        together: so many of the latter are left out at once, where there are twice as many.
+    """
 
     def make(cases: Sequence[Case]) -> Cells:
         chance = np.array([np.nan if c.probability is None else c.probability for c in cases], dtype=float)
         truth = np.array([c.truth for c in cases], dtype=bool)
+        free = len({c.patient for c in cases if not c.truth})
         return pseudo_values(
-            [c.patient for c in cases], [c.draw for c in cases], lambda i: metric(chance[i], truth[i])
+            [c.patient for c in cases],
+            [c.draw for c in cases],
+            lambda i: metric(chance[i], truth[i]),
+            classes=truth.tolist() if compares else None,
+            least={False: max(1, min(together, free // 2))},
         )
 
     return make
@@ -79,7 +104,7 @@ def _limit(sign: int) -> Make:
         errors = [v for c in cases if (v := c.values.get("volume_error_ml")) is not None]
         return float(np.mean(errors) + sign * LIMIT * np.std(errors, ddof=1)) if len(errors) > 1 else None
 
-    return _by_draw(limit)
+    return _by_draw(limit, lambda case: case.values.get("volume_error_ml") is not None)
 
 
 def _found_lesions(cases: Sequence[Case]) -> float | None:
@@ -96,7 +121,9 @@ def _accuracy(cases: Sequence[Case]) -> Cells:
     def among_all(i: Any) -> float:
         return float(np.mean([right[i][kinds[i] == kind].mean() for kind in np.unique(kinds[i])]))
 
-    return pseudo_values([c.patient for c in cases], [c.draw for c in cases], among_all)
+    return pseudo_values(
+        [c.patient for c in cases], [c.draw for c in cases], among_all, classes=kinds.tolist()
+    )
 
 
 SCORES: Mapping[str, Mapping[str, Score]] = {
@@ -117,7 +144,9 @@ SCORES: Mapping[str, Mapping[str, Score]] = {
         "volume_limit_low_ml": Score("lower limit of agreement (mL)", _limit(-1), ANY, "near 0"),
         "volume_limit_high_ml": Score("upper limit of agreement (mL)", _limit(1), ANY, "near 0"),
         "lesion_sensitivity": Score(
-            "lesions found", _by_draw(_found_lesions), about="share of lesions that are touched"
+            "lesions found",
+            _by_draw(_found_lesions, lambda case: case.values.get("lesions")),
+            about="share of lesions that are touched",
         ),
         "false_lesions": Score(
             "false lesions per scan", _value("false_lesions"), POSITIVE, "low", "all scans"
@@ -135,10 +164,12 @@ SCORES: Mapping[str, Mapping[str, Score]] = {
         "auprc": Score("AUPRC", _chance(metrics.auprc), about="its floor is the share with the type"),
         "sensitivity": Score(
             f"sensitivity at {SPECIFICITY:.0%} specificity",
-            _chance(lambda s, t: metrics.sensitivity_at(s, t, SPECIFICITY)),
+            _chance(lambda s, t: metrics.sensitivity_at(s, t, SPECIFICITY), together=TOGETHER),
         ),
-        "ece": Score("expected calibration error", _chance(metrics.calibration_error), SHARE, "low"),
-        "brier": Score("Brier score", _chance(metrics.brier), SHARE, "low"),
+        "ece": Score(
+            "expected calibration error", _chance(metrics.calibration_error, compares=False), SHARE, "low"
+        ),
+        "brier": Score("Brier score", _chance(metrics.brier, compares=False), SHARE, "low"),
     },
 }
 """Every score by task and name; :data:`FIRST` decides."""

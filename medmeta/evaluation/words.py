@@ -59,15 +59,18 @@ def _by(one: Difference) -> str:
 
 
 def _sure(one: Difference) -> bool:
-    """Whether the interval leaves 0 out."""
+    """Whether the interval leaves 0 out; never where there is no test."""
     low, high = one.interval.low, one.interval.high
-    return low is not None and high is not None and (low > 0 or high < 0)
+    return one.p is not None and low is not None and high is not None and (low > 0 or high < 0)
 
 
 def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
     if advice.rival is None or advice.lead is None:
         return "Nothing else was judged beside it."
-    sure = "This is sure: it is" if _sure(advice.lead) else "This is not sure: it is only"
+    if advice.lead.p is None:
+        sure = "How sure this is cannot be told: it is"
+    else:
+        sure = "This is sure: it is" if _sure(advice.lead) else "This is not sure: it is only"
     return (
         f"{sure} {_by(advice.lead)} ahead of the next best, the {names[advice.rival]}, "
         "on the same patients and supports."

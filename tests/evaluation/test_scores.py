@@ -1,0 +1,130 @@
+"""Scores count those patients alone who say something, and are no surer than the smaller class is large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medmeta.evaluation import Case, clustered
+from medmeta.evaluation.intervals import Interval, interval, pseudo_values
+from medmeta.evaluation.scores import SCORES, summaries
+
+EXACT = 0.1581
+"""Lower end of 2 in 2 (Clopper & Pearson): 0.025 ** (1 / 2)."""
+
+
+def ends(found: Interval) -> tuple[float | None, ...]:
+    return found.mean, found.low, found.high
+
+
+def classified(score: np.ndarray, truth: np.ndarray, draw: int = 0) -> list[Case]:
+    return [
+        Case("cyst", 1, "m", draw, f"p{i:03}", truth=bool(t), probability=float(s))
+        for i, (s, t) in enumerate(zip(score, truth, strict=True))
+    ]
+
+
+def outlined(hit: Sequence[float], of: float, free: int) -> list[Case]:
+    """Patients with lesions, and some free of them."""
+    values = [{"lesions": of, "lesions_hit": h, "volume_error_ml": h} for h in hit]
+    made = [Case("cyst", 1, "m", 0, f"p{i}", v) for i, v in enumerate(values)]
+    return made + [Case("cyst", 1, "m", 0, f"f{i}", {}, truth=False) for i in range(free)]
+
+
+@pytest.mark.parametrize("hit", [(1, 2, 4), (4, 4), (4, 4, 4)])
+@pytest.mark.parametrize("name", ["lesion_sensitivity", "volume_limit_low_ml", "volume_limit_high_ml"])
+def test_patients_without_a_lesion_do_not_make_lesions_surer(name: str, hit: Sequence[float]) -> None:
+    alone, beside = (summaries(outlined(hit, 4, free))[name] for free in (0, 50))
+    assert alone == beside
+
+
+def test_two_patients_whose_lesions_were_all_found_say_what_two_patients_say() -> None:
+    assert ends(summaries(outlined((4, 4), 4, 50))["lesion_sensitivity"]) == (1.0, EXACT, 1.0)
+    limit = summaries(outlined((1, 3), 4, 50))["volume_limit_high_ml"]  # without either there is no deviation
+    assert limit.mean is not None
+    assert (limit.low, limit.high) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "auroc", "auprc", "sensitivity"])
+@pytest.mark.parametrize("rare", [True, False])
+def test_perfect_scores_are_as_sure_as_the_smaller_class(name: str, rare: bool) -> None:
+    truth = np.arange(40) < 2 if rare else np.arange(40) >= 2
+    found = summaries(classified(np.where(truth, 0.9, 0.1), truth))[name]
+    assert ends(found) == (1.0, EXACT, 1.0)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "auroc", "auprc", "sensitivity"])
+def test_one_patient_of_a_class_gives_no_ends(name: str) -> None:
+    score = np.random.default_rng(0).random(31)
+    for truth in (np.arange(31) == 3, np.arange(31) != 3):
+        found = summaries(classified(score, truth))[name]
+        assert found.mean is not None
+        assert (found.low, found.high) == (None, None)
+    assert summaries(classified(score, np.arange(31) == 3))["brier"].low is not None  # which has no classes
+
+
+def test_a_draw_with_one_patient_of_a_class_counts_as_one_patient() -> None:
+    """Where each draw judged another one of the three with the type, three are known, and their spread."""
+    random, truth = np.random.default_rng(1), np.arange(12) < 3
+    cases = []
+    for draw in range(3):
+        there = ~truth | (np.arange(12) == draw)
+        cases += [c for c, t in zip(classified(random.random(12), truth, draw), there, strict=True) if t]
+    cells = SCORES["classification"]["auroc"].make(cases)
+    assert np.isfinite(cells).sum() == 3
+    assert np.isfinite(cells.diagonal()).all()
+    assert interval(cells, bounds=(0, 1)).low is not None
+
+
+def test_groups_hold_each_class_and_their_mean_is_the_statistic() -> None:
+    random, truth = np.random.default_rng(2), np.arange(25) % 5 == 0
+    score = random.normal(size=25) + truth
+    area = lambda i: float((score[i][truth[i]][:, None] > score[i][~truth[i]]).mean())  # noqa: E731
+    cells = pseudo_values(list(range(25)), [0] * 25, area, classes=truth.tolist())
+    assert np.flatnonzero(np.isfinite(cells[0])).tolist() == [
+        0,
+        5,
+        10,
+        15,
+        20,
+    ]  # each with four of the others
+    assert np.nanmean(cells) == pytest.approx(area(np.arange(25)))
+    fewer = pseudo_values(list(range(25)), [0] * 25, area, classes=truth.tolist(), least={False: 8})
+    assert np.isfinite(fewer).sum() == 2
+
+
+def test_what_says_nothing_of_a_patient_who_says_something_elsewhere_is_no_class() -> None:
+    cells = pseudo_values("aabb", "xxxx", lambda i: float(i.mean()), classes=[None, 1, 1, 1])
+    assert np.isfinite(cells).all()
+
+
+def test_among_many_types_the_smallest_says_how_sure_it_is() -> None:
+    kinds = [*("glioma",) * 8, *("cyst",) * 8, *("rare",) * 2]
+    cases = [
+        Case("cyst", 1, "m", 0, f"p{i:02}", truth=k == "cyst", probability=0.5, kind=k, answer=k)
+        for i, k in enumerate(kinds)
+    ]
+    assert ends(summaries(cases)["accuracy"]) == (1.0, EXACT, 1.0)
+
+
+@pytest.mark.parametrize(("rare", "least"), [(3, 0.92), (10, 0.92)])
+def test_coverage_where_one_class_is_rare(rare: int, least: float) -> None:
+    """Counting all as patients held the truth of three with the type 84 times in 100."""
+    truth = np.arange(rare + 30) < rare
+    expected = stats.norm.cdf(1.5 / np.sqrt(2))
+    score, hits = SCORES["classification"]["auroc"], 0
+    for seed in range(200):
+        values = np.random.default_rng(seed).normal(size=len(truth)) + 1.5 * truth
+        found = interval(score.make(classified(stats.norm.cdf(values), truth)), bounds=(0, 1))
+        # without ends nothing is claimed
+        hits += found.low is None or found.low <= expected <= found.high  # type: ignore[operator]
+    assert hits / 200 >= least
+
+
+def test_a_statistic_without_classes_is_as_it_was() -> None:
+    values = np.array([1.0, 2.0, 6.0, 3.0])
+    found = clustered(list("abcd"), [0] * 4, lambda i: float(values[i].mean()))
+    assert found.by_patient == pytest.approx(values.std(ddof=1) / 2, abs=1e-4)
