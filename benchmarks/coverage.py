@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from medmeta.evaluation.cells import pseudo_values
 from medmeta.evaluation.differences import difference
-from medmeta.evaluation.intervals import Interval, interval, pseudo_values, resampled
+from medmeta.evaluation.intervals import Interval, interval, resampled
 from medmeta.evaluation.metrics import auroc
 
 Array = NDArray[np.float64]

@@ -31,8 +31,9 @@ from rich.table import Table
 
 from medmeta import open_cohort
 from medmeta.evaluation import Catalogue, draw_segmentation, evaluate
+from medmeta.evaluation.cells import Cells, cells_of
 from medmeta.evaluation.differences import difference
-from medmeta.evaluation.intervals import Cells, cells_of, interval
+from medmeta.evaluation.intervals import interval
 from medmeta.evaluation.manifest import Manifest, open_manifest
 from medmeta.evaluation.protocol import replay
 from medmeta.training import Recipe, Run, Schedule, open_run, plan_for, split, train

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medmeta.evaluation.cells import Cells
 from medmeta.evaluation.differences import Difference, difference
-from medmeta.evaluation.intervals import (
-    RESAMPLES,
-    Cells,
-    Interval,
-    interval,
-    resampled,
-)
+from medmeta.evaluation.intervals import RESAMPLES, Interval, interval, resampled
 from medmeta.evaluation.records import Case
 from medmeta.evaluation.scores import SCORES, task_of
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medmeta.evaluation.intervals import Cells, Interval, spread
+from medmeta.evaluation.cells import Cells
+from medmeta.evaluation.intervals import Interval, spread
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medmeta.evaluation.cells import Cells
 from medmeta.evaluation.differences import against
-from medmeta.evaluation.intervals import Cells
 from medmeta.evaluation.manifest import Manifest
 from medmeta.evaluation.proof import Proof
 from medmeta.evaluation.records import Case, Judged

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmeta.evaluation import metrics
-from medmeta.evaluation.intervals import Cells, Interval, cells_of, interval, pseudo_values
+from medmeta.evaluation.cells import Cells, cells_of, pseudo_values
+from medmeta.evaluation.intervals import Interval, interval
 from medmeta.evaluation.records import Case, Judged
 
 ANY, SHARE, POSITIVE = (-np.inf, np.inf), (0.0, 1.0), (0.0, np.inf)

@@ -8,8 +8,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medmeta.evaluation import clustered, metrics
+from medmeta.evaluation.cells import cells_of, pseudo_values
 from medmeta.evaluation.differences import against, difference
-from medmeta.evaluation.intervals import cells_of, interval, pseudo_values, spread
+from medmeta.evaluation.intervals import interval, spread
 
 
 def crossed(seed: int, draws: int, patients: int, *, by_draw: float = 0.5, noise: float = 0.5) -> np.ndarray:

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from medmeta.evaluation import Case, clustered
-from medmeta.evaluation.intervals import Interval, interval, pseudo_values
+from medmeta.evaluation.cells import pseudo_values
+from medmeta.evaluation.intervals import Interval, interval
 from medmeta.evaluation.scores import SCORES, summaries
 
 EXACT = 0.1581
