@@ -10,7 +10,7 @@ import torch
 
 from medmeta.episodes.augment import Augment
 from medmeta.episodes.examples import Episode, EpisodeError
-from medmeta.episodes.task import Task, classification_task, segmentation_task
+from medmeta.episodes.task import Task, check_against, classification_task, segmentation_task
 from medmeta.errors import nearest
 from medmeta.volumes import Store, Volume
 
@@ -51,7 +51,8 @@ class TaskSource:
         augment: changes whole episodes.
 
     Raises:
-        EpisodeError: where a held-out type is not in the volumes, or too few types have enough patients.
+        EpisodeError: where a held-out type is not in the volumes, too few types have enough patients, or
+            those to tell a type from are too few.
     """
 
     volumes: tuple[Volume, ...]
@@ -76,7 +77,10 @@ class TaskSource:
                 )
         object.__setattr__(self, "volumes", tuple(v for v in self.volumes if v.tumour not in self.hold_out))
         self._refuse_numbers()
+        check_against(self.against)
         self._refuse_types()
+        if self.against and not self.segments:
+            self._refuse_others()
 
     def _refuse_numbers(self) -> None:
         low, high = self.shots
@@ -113,6 +117,19 @@ class TaskSource:
                 found=f"{len(self.types)}",
                 cure="Add patients, hold out fewer types, or ask for fewer shots or queries.",
             )
+
+    def _refuse_others(self) -> None:
+        """Refuse a type with too few patients to tell it from, before an episode does in mid-training."""
+        fewest = self.shots[0] + self.query
+        for name in self.types:
+            there = self._against(name).patients
+            if there < fewest:
+                who = "free of every type" if self.against == "none" else f"other than {name!r}"
+                raise EpisodeError(
+                    f"{fewest} patients {who}, to tell it from ({self.shots[0]} support, {self.query} query)",
+                    found=f"{there}",
+                    cure="Add such patients, ask for fewer shots or queries, or leave 'against' out.",
+                )
 
     @property
     def segments(self) -> bool:
@@ -166,14 +183,15 @@ class TaskSource:
             name = self.types[order[0]]
             return segmentation_task(self._of[name], name, self.store, crops=self.crops, augment=self.augment)
         if self.against:
-            name = self.types[order[0]]
-            everyone = [v for vs in self._of.values() for v in vs]
-            return classification_task(
-                everyone, [name], self.store, against=self.against, augment=self.augment
-            )
+            return self._against(self.types[order[0]])
         names = [self.types[i] for i in order[: self.way]]
         volumes = [v for name in names for v in self._of[name]]
         return classification_task(volumes, names, self.store, augment=self.augment)
+
+    def _against(self, name: str) -> Task:
+        """The task of telling one type from the others."""
+        everyone = [v for vs in self._of.values() for v in vs]
+        return classification_task(everyone, [name], self.store, against=self.against, augment=self.augment)
 
     def batch(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> list[Episode]:
         """This rank's share of the ``size`` episodes of an outer step; all ranks together give each once.

@@ -62,7 +62,7 @@ class Task:
         Raises:
             EpisodeError: where there are not enough patients, with the numbers.
         """
-        self._refuse(shot, query)
+        self.check(shot=shot, query=query)
         support, others = self._draw(shot, query, generator)
         episode = Episode(self._examples(support, generator), self._examples(others, generator))
         if self.augment is None:
@@ -85,7 +85,7 @@ class Task:
         Raises:
             EpisodeError: where there are not enough patients to leave one to judge on.
         """
-        self._refuse(shot, 1)
+        self.check(shot=shot, query=1)
         drawn, _ = self._draw(shot, 1, generator)
         return tuple(self.volumes[i] for i in drawn)
 
@@ -138,7 +138,12 @@ class Task:
         patch = self.store.plan.patch
         return crop_examples(prepared, patch, generator, classes=self.classes, crops=self.crops)
 
-    def _refuse(self, shot: int, query: int) -> None:
+    def check(self, *, shot: int, query: int) -> None:
+        """Refuse what :meth:`episode` could not draw; reads nothing.
+
+        Raises:
+            EpisodeError: where there are not enough patients, with the numbers.
+        """
         for what, number in (("shot", shot), ("query", query)):
             if number < 1:
                 raise EpisodeError(
@@ -221,8 +226,7 @@ def classification_task(
             found="a plan of crops",
             cure="Make the plan with make_plan(volumes, whole=True).",
         )
-    if against not in {None, "rest", "none"}:
-        raise EpisodeError("against 'rest' or 'none'", found=repr(against), cure="Name one of the two.")
+    check_against(against)
     names = (*((against,) if against else ()), *classes)
     if len(set(names)) < 2 or len(set(names)) != len(names):
         raise EpisodeError(
@@ -247,6 +251,16 @@ def classification_task(
         0,
         augment,
     )
+
+
+def check_against(against: str | None) -> None:
+    """Refuse to tell a type from anything but the rest or the tumour-free.
+
+    Raises:
+        EpisodeError: naming the two.
+    """
+    if against not in {None, "rest", "none"}:
+        raise EpisodeError("against 'rest' or 'none'", found=repr(against), cure="Name one of the two.")
 
 
 def _class(volume: Volume, names: Sequence[str]) -> str | None:

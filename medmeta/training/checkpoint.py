@@ -67,7 +67,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         >>> read_tensors(folder / "a.safetensors")
         ({'w': tensor([1., 1.])}, {'step': 3})
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # a copy of each, for safetensors refuses one tensor under two names, as tied weights are
+    copied: dict[str, Any] = {"device": "cpu", "copy": True, "memory_format": torch.contiguous_format}
+    plain = {name: tensor.detach().to(**copied) for name, tensor in tensors.items()}
     said = json.dumps(about or {})
     write_bytes(path, pack(plain, {"about": said, "sha256": _digest(plain, said)}))
 

@@ -90,14 +90,20 @@ def meta_update(engine: Any, episode: Episode) -> dict[str, float]:
         episode: from :class:`Episodes`.
 
     Raises:
-        RunError: where the loss is not finite.
+        RunError: where the loss or its gradient is not finite; the weights stay as they were.
     """
     learner = engine.network.train()
     engine.optimizer.zero_grad()
     loss = float(learner.backward([episode.to(engine.state.device)], scale=1.0).mean())
     if not torch.isfinite(torch.tensor(loss)):
         raise RunError("a finite loss", found=f"{loss}", cure="Lower the learning rate.")
-    torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+    if not bool(torch.isfinite(norm)):  # a step would make every weight NaN, and the others' by averaging
+        raise RunError(
+            "a finite meta-gradient",
+            found=f"a length of {float(norm)} at a loss of {loss:g}",
+            cure="Lower the learning rate.",
+        )
     engine.optimizer.step()
     return {"loss": loss}
 

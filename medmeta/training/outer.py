@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import os
 import signal
 import threading
 import time
@@ -19,7 +19,7 @@ from medmeta.episodes import Episode
 from medmeta.learners import Learner
 from medmeta.learners.batch import seeded
 from medmeta.training.checkpoint import RunError
-from medmeta.training.ranks import Ranks
+from medmeta.training.ranks import Ranks, local_rank
 from medmeta.volumes.progress import Track, silent
 
 
@@ -84,14 +84,34 @@ class Schedule:
             return self.rate * (step + 1) / rise
         return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
+    def saves_at(self, step: int) -> bool:
+        """Whether to save after so many steps; after the last in any case."""
+        return step == self.steps or step % self.save_every == 0
+
+    def validates_at(self, step: int) -> bool:
+        """Whether to validate after so many steps; after the last in any case."""
+        return step == self.steps or step % self.validate_every == 0
+
 
 @dataclass
 class Progress:
-    """Where training is."""
+    """Where training is.
+
+    Args:
+        step: outer steps done.
+        best: highest score of a validation.
+        since_best: validations since then.
+        pending: figures of the last step while it is saved, but not yet validated and logged.
+    """
 
     step: int = 0
     best: float = -math.inf
     since_best: int = 0
+    pending: dict[str, Any] | None = None
+
+    def ended(self, schedule: Schedule) -> bool:
+        """Whether patience has run out."""
+        return 0 < schedule.patience <= self.since_best
 
 
 class Keeper(Protocol):
@@ -130,7 +150,8 @@ def meta_train(
         source: episodes by number; step ``s`` takes numbers ``s * meta_batch`` onwards, whichever process.
         schedule: how long and how fast.
         keeper: saves and logs; None keeps nothing.
-        validate: gives a score (higher is better) on types neither trained on nor held out.
+        validate: gives a score (higher is better) on types neither trained on nor held out. Every process
+            asks it, and the first one's answer counts.
         optimiser, progress: of an earlier run to go on with.
         track: shows progress; its ``note(record)``, where it has one, is told every step's figures.
         ranks: the processes that share the work; None is this one alone.
@@ -146,34 +167,80 @@ def meta_train(
     optimiser = optimiser or torch.optim.Adam(model.parameters(), lr=schedule.rate)
     progress = progress or Progress()
     model.train()
-    began, first = time.monotonic(), progress.step
     with _terminated() as stop:
-        for step in track(
-            range(first, schedule.steps), description="meta-training", total=schedule.steps - first
-        ):
+        after = _AfterStep(learner, schedule, optimiser, progress, ranks, stop, keeper, validate, track)
+        if progress.pending is not None:
+            after.finish(progress.pending)
+        began, first = time.monotonic(), progress.step
+        left = range(first, first if progress.ended(schedule) else schedule.steps)
+        for step in track(left, description="meta-training", total=len(left)):
             losses = _step(learner, source, schedule, step, optimiser, ranks, seed)
             progress.step = step + 1
-            record: dict[str, Any] = {
-                "step": progress.step,
-                "loss": sum(losses) / len(losses),
-                "rate": schedule.rate_at(step),
-                "tasks_per_second": (progress.step - first)
-                * schedule.meta_batch
-                / (time.monotonic() - began),
-            }
-            last = progress.step == schedule.steps
-            if validate and (last or progress.step % schedule.validate_every == 0):
-                record["score"] = _validate(learner, validate, progress, keeper)
-            for listener in (keeper, track):  # a progress bar may show figures, too
-                getattr(listener, "note", _ignore)(record)
-            stopping = ranks.any(stop.is_set())
-            if keeper and (last or stopping or progress.step % schedule.save_every == 0):
-                keeper.save(model, optimiser, progress)
-            if stopping:
-                raise Stopped
-            if schedule.patience and progress.since_best >= schedule.patience:
+            speed = (progress.step - first) * schedule.meta_batch / (time.monotonic() - began)
+            after.finish(
+                {
+                    "step": progress.step,
+                    "loss": sum(losses) / len(losses),
+                    "rate": schedule.rate_at(step),
+                    "tasks_per_second": speed,
+                }
+            )
+            if progress.ended(schedule):
                 break
     return progress
+
+
+@dataclass(frozen=True)
+class _AfterStep:
+    """What follows an outer step: to validate, to log, to save, to stop."""
+
+    learner: Learner
+    schedule: Schedule
+    optimiser: torch.optim.Optimizer
+    progress: Progress
+    ranks: Ranks
+    stop: threading.Event
+    keeper: Keeper | None
+    validate: Callable[[Learner], float] | None
+    track: Track
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Do what is due after a step of these figures.
+
+        Raises:
+            Stopped: after a SIGTERM, once the state is saved.
+        """
+        progress, saves = self.progress, self.schedule.saves_at(self.progress.step)
+        if self.validate and self.schedule.validates_at(progress.step):
+            progress.pending = record
+            if saves:  # first, so that a validation that fails loses no step; going on, it is done again
+                self._save()
+            record["score"] = self._score(self.validate)
+            progress.pending = None
+        for listener in (self.keeper, self.track):  # a progress bar may show figures, too
+            getattr(listener, "note", _ignore)(record)
+        stopping = self.ranks.any(self.stop.is_set())
+        if saves or stopping or progress.ended(self.schedule):
+            self._save()
+        if stopping:
+            raise Stopped
+
+    def _save(self) -> None:
+        if self.keeper:
+            self.keeper.save(module_of(self.learner), self.optimiser, self.progress)
+
+    def _score(self, validate: Callable[[Learner], float]) -> float:
+        """Validate, and keep the best weights."""
+        # one process's score for all: by a rounding difference, one of them would stop while the others wait
+        score = self.ranks.first(validate(self.learner))
+        model = module_of(self.learner).train()
+        if math.isfinite(score) and score > self.progress.best:
+            self.progress.best, self.progress.since_best = score, 0
+            if self.keeper:
+                self.keeper.save_best(model)
+        else:
+            self.progress.since_best += 1
+        return score
 
 
 def _ignore(record: dict[str, Any]) -> None:
@@ -200,13 +267,8 @@ def _step(
     numbers = range(step * schedule.meta_batch, (step + 1) * schedule.meta_batch)
     mine = [source[number] for number in numbers[ranks.rank :: ranks.world]]
     optimiser.zero_grad(set_to_none=False)
-    try:
-        with seeded(seed, step, ranks.rank):  # dropout: a resumed run draws the same
-            losses = learner.backward(mine, scale=1 / schedule.meta_batch).tolist() if mine else []
-    except (RuntimeError, MemoryError) as error:
-        if not _is_memory(error):
-            raise
-        raise _too_large(learner, schedule, mine) from error
+    with seeded(seed, step, ranks.rank):  # dropout: a resumed run draws the same
+        losses = _backward(learner, mine, schedule) if mine else []
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     ranks.add_gradients(parameters)
     losses = ranks.gather(losses)
@@ -222,18 +284,33 @@ def _step(
     return losses
 
 
-def _validate(
-    learner: Learner, validate: Callable[[Learner], float], progress: Progress, keeper: Keeper | None
-) -> float:
-    score = validate(learner)
-    module_of(learner).train()
-    if math.isfinite(score) and score > progress.best:
-        progress.best, progress.since_best = score, 0
-        if keeper:
-            keeper.save_best(module_of(learner))
-    else:
-        progress.since_best += 1
-    return score
+def _backward(learner: Learner, episodes: list[Episode], schedule: Schedule) -> list[float]:
+    """Add the episodes' share of the meta-gradient; their losses."""
+    try:
+        losses: list[float] = learner.backward(episodes, scale=1 / schedule.meta_batch).tolist()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise _too_large(learner, schedule, episodes) from error
+    return losses
+
+
+def rehearse(learner: Learner, source: Source, schedule: Schedule) -> None:
+    """Take the first episode with a copy, so that a learner that does not fit is refused before a long stage.
+
+    Args:
+        learner: left as it is.
+        source: as of :func:`meta_train`.
+        schedule: likewise.
+
+    Raises:
+        LearnerError: where the learner cannot learn from such an episode.
+        RunError: where memory does not suffice.
+    """
+    trial = copy.deepcopy(learner)
+    module_of(trial).train()
+    with seeded(0):
+        _backward(trial, [source[0]], schedule)
 
 
 def _not_finite(step: int, episode: Episode) -> RunError:
@@ -282,7 +359,7 @@ def _terminated() -> Iterator[threading.Event]:
 def own_device() -> torch.device:
     """The device to train on: this process's GPU, or the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return torch.device("cpu")
 
 

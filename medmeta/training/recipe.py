@@ -10,7 +10,7 @@ import torch
 
 from medmeta.episodes import Augment, TaskSource, generator_of
 from medmeta.errors import nearest
-from medmeta.learners import Learner, create_learner
+from medmeta.learners import Learner, create_learner, learner_names
 from medmeta.networks import encoder, lesion_encoder, unet
 from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import Schedule
@@ -69,6 +69,11 @@ class Recipe:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.task not in TASKS:
             raise RunError("a task", found=repr(self.task), cure=nearest(self.task, TASKS))
+        able = learner_names(self.task)
+        if self.learner in learner_names() and self.learner not in able:  # create_learner knows the unknown
+            raise RunError(
+                f"a learner of {self.task}", found=self.learner, cure=f"Take one of {', '.join(able)}."
+            )
         if self.lesion is not None and self.task != "classification":
             raise RunError(
                 "lesions to classify", found=f"the task {self.task}", cure="Leave the lesion option out."
@@ -131,7 +136,8 @@ def network_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """The learner's options; a learned head that nothing was said of has the task's number of classes."""
     options = dict(recipe.options)
-    asked = recipe.task == "classification" and recipe.way != 2 and "way" not in options
+    apart = recipe.task == "classification" and recipe.against is None  # else there are two classes
+    asked = apart and recipe.way != 2 and "way" not in options
     if asked and _probe(recipe).options.get("way") is not None:
         options["way"] = recipe.way
     return options

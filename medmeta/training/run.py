@@ -82,6 +82,7 @@ class Folder:
         self.log = path / f"{stage or 'log'}.jsonl"
         self.state = path / (f"{stage}-last.safetensors" if stage else "last.safetensors")
         self._board: Any = None
+        self._again: int | None = None  # first step that is taken once more
 
     def start(self, config: Mapping[str, Any]) -> None:
         """Write the configuration."""
@@ -127,11 +128,17 @@ class Folder:
                 slots.setdefault(int(number), {})[slot] = value
         optimiser.load_state_dict({"state": slots, "param_groups": about["groups"]})
         progress = Progress(**about["progress"])
-        self._forget_after(progress.step)
+        self._forget_after(progress.step - (progress.pending is not None))
         return progress
 
+    def start_over(self) -> Progress:
+        """Begin once more where an earlier process was killed before it saved."""
+        self._forget_after(0)
+        return Progress()
+
     def _forget_after(self, step: int) -> None:
-        """Drop the log's lines of steps that were lost with a kill and will be taken again."""
+        """Drop the figures of steps that were lost with a kill and will be taken again."""
+        self._again = step + 1
         if self.writes and self.log.is_file():
             kept = [
                 line for line in self.log.read_bytes().splitlines(keepends=True) if _step_of(line) <= step
@@ -147,7 +154,9 @@ class Folder:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
+            # a folder a stage, for what is forgotten from a step on is forgotten of all that lies beside it
+            board = self.path / "tensorboard" / self.stage
+            self._board = SummaryWriter(str(board), purge_step=self._again)
         for name in record.keys() - {"step"}:
             self._board.add_scalar(f"{self.stage}/{name}".lstrip("/"), record[name], record["step"])
 

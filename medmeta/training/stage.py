@@ -11,7 +11,7 @@ import torch
 from medmeta.episodes import TaskSource
 from medmeta.learners import Learner
 from medmeta.training.checkpoint import read_tensors, write_tensors
-from medmeta.training.outer import Schedule, Source, meta_train, module_of, on_device
+from medmeta.training.outer import Schedule, Source, meta_train, module_of, on_device, rehearse
 from medmeta.training.ranks import Ranks
 from medmeta.training.run import Folder
 from medmeta.volumes.progress import Track
@@ -42,6 +42,13 @@ class Stage:
             write_tensors(file, module_of(warm).state_dict())
         self.ranks.wait()
 
+    def rehearse(self, learner: Learner, schedule: Schedule) -> None:
+        """Refuse a learner that cannot learn from these episodes, before the stages that come first."""
+        if schedule.steps:
+            module = module_of(learner).to(self.where)
+            rehearse(learner, on_device(self.source, self.where), schedule)
+            module.cpu()
+
     def run(self, learner: Learner, schedule: Schedule, validate: Callable[[Learner], float] | None) -> None:
         """The outer loop, from the start or from where it was."""
         again = getattr(learner, "recurring", None) if self.source.segments else None
@@ -59,8 +66,9 @@ class Stage:
         module = module_of(learner).to(self.where)
         optimiser = torch.optim.Adam(module.parameters(), lr=schedule.rate)
         progress = None
-        if self.resume and keeper.state.is_file():
-            progress = keeper.restore(module, optimiser)
+        if self.resume:
+            saved = keeper.state.is_file()
+            progress = keeper.restore(module, optimiser) if saved else keeper.start_over()
         meta_train(
             learner,
             on_device(source, self.where),

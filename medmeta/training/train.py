@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from medmeta.episodes import TaskSource, classification_task, generator_of, segmentation_task
+from medmeta.episodes import TaskSource
 from medmeta.learners import Learner, create_learner
-from medmeta.learners.tuning import score
 from medmeta.networks import build
 from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import module_of, own_device
@@ -22,7 +21,8 @@ from medmeta.training.ranks import Ranks
 from medmeta.training.recipe import Recipe, network_of, options_of, plan_for, split, warm_options, whole_scans
 from medmeta.training.run import FORMAT, Folder, Run, open_run, read_config
 from medmeta.training.stage import Stage, start_from
-from medmeta.volumes import Cohort, Store, Volume
+from medmeta.training.validation import Validation
+from medmeta.volumes import Cohort, Plan, Store, Volume
 from medmeta.volumes.names import same_types
 from medmeta.volumes.progress import Track, silent
 
@@ -56,6 +56,7 @@ def train(
     Raises:
         RunError: where ``out`` exists, or the loop must stop (see :func:`meta_train`).
         EpisodeError: where types or patients do not suffice.
+        LearnerError: where the learner cannot be made, or cannot learn from such episodes.
         VolumeError: where a file cannot be read right.
     """
     recipe = recipe or Recipe()
@@ -64,28 +65,31 @@ def train(
     _no_other_name({v.tumour for v in (*volumes, *validation) if v.tumour}, hold_out)
     ranks = Ranks.join()
     with _claimed(folder, resume, ranks):
-        if store is None:
-            plan = plan_for(volumes, recipe)
-            store = Store(plan, cache, salt=_salt(folder, recipe, resume, ranks))
-            store.fill([v for v in (*volumes, *validation) if plan.takes(v)], track=track)
+        fills = store is None
+        store = store or _store(plan_for(volumes, recipe), cache, _salt(folder, resume), ranks)
         source = _source(volumes, store, recipe)
+        judged = Validation(validation, recipe, store) if recipe.validate_on else None
         network = dict(recipe.network or network_of(recipe, store.plan))
         torch.manual_seed(recipe.seed)
         learner = create_learner(recipe.learner, build(network), **options_of(recipe))
         warm = create_learner("pretrain-finetune", build(network), **warm_options(recipe, source))
+        if fills:  # after all that may be refused, for it can take hours
+            store.fill([v for v in (*volumes, *validation) if store.plan.takes(v)], track=track)
         config = {
             **_config(recipe, learner, warm, network, store, source, hold_out),
             **_seen((*volumes, *validation), store),
         }
         _same_recipe(folder, config, resume)
         keeper = Folder(folder, writes=ranks.rank == 0)
-        keeper.start(config)
         stage = Stage(source, ranks, keeper, track, resume, device or own_device())
+        validate = judged.scorer() if judged else None
+        if recipe.warm is not None:
+            stage.rehearse(learner, recipe.schedule)
+        keeper.start(config)
         began = time.monotonic()
         if recipe.warm is not None:
             stage.pretrain(warm, recipe.warm)
             start_from(learner, warm)
-        validate = _validation(validation, recipe, store) if recipe.validate_on else None
         stage.run(learner, recipe.schedule, validate)
         keeper.finish(module_of(learner))
         keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
@@ -106,11 +110,16 @@ def _no_other_name(types: Collection[str], hold_out: Sequence[str]) -> None:
             )
 
 
-def _salt(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> str | None:
-    """The secret of the patient keys: an earlier one when going on, one that ranks agree on, or fresh."""
-    if resume:
-        return str(read_config(folder)["salt"])
-    return f"seed {recipe.seed}" if ranks.world > 1 else None
+def _salt(folder: Path, resume: bool) -> str | None:
+    """The secret of the patient keys of the run to go on with; None where one is to be drawn."""
+    return str(read_config(folder)["salt"]) if resume else None
+
+
+def _store(plan: Plan, cache: str | Path | None, salt: str | None, ranks: Ranks) -> Store:
+    """An empty store with one secret for all processes: the first one's, where each has drawn its own."""
+    own = Store(plan, cache, salt=salt)
+    agreed = ranks.first(own.salt)
+    return own if own.salt == agreed else Store(plan, cache, salt=agreed)
 
 
 @contextlib.contextmanager
@@ -154,25 +163,6 @@ def _plain(value: Any) -> Any:
     import json
 
     return json.loads(json.dumps(value))
-
-
-def _validation(volumes: Sequence[Volume], recipe: Recipe, store: Store) -> Callable[[Learner], float]:
-    """Score on the validation types: the mean over 4 episodes a type, always the same ones."""
-    if recipe.task == "segmentation":
-        tasks = [segmentation_task(volumes, name, store, crops=recipe.crops) for name in recipe.validate_on]
-    else:
-        tasks = [classification_task(volumes, recipe.validate_on, store)]
-    shot = recipe.shot[0]
-    episodes = [
-        task.episode(shot=shot, query=recipe.query, generator=generator_of(recipe.seed, 1, i))
-        for task in tasks
-        for i in range(4)
-    ]
-
-    def validate(learner: Learner) -> float:
-        return sum(score(learner.adapt(e.support), e.query) for e in episodes) / len(episodes)
-
-    return validate
 
 
 def _source(volumes: Sequence[Volume], store: Store, recipe: Recipe) -> TaskSource:

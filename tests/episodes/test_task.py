@@ -263,6 +263,24 @@ def test_source_refuses_what_it_cannot_give(volumes: list[Volume], crops: Store,
         source(volumes, crops, hold_out=("glioma", "cyst"))
 
 
+def test_source_knows_at_once_whether_there_are_others(volumes: list[Volume], whole: Store) -> None:
+    with pytest.raises(EpisodeError, match="wanted against 'rest' or 'none', found 'foo'"):
+        source(volumes, whole, against="foo")
+    tumours = [v for v in volumes if v.tumour]
+    with pytest.raises(
+        EpisodeError, match=r"wanted 3 patients free of every type, .*found 0\. Add such patients"
+    ):
+        source(tumours, whole, against="none")
+    one = [v for v in tumours if v.tumour == "glioma"]
+    with pytest.raises(
+        EpisodeError, match=r"3 patients other than 'glioma', .*\(1 support, 2 query\), found 0"
+    ):
+        source(one, whole, against="rest")
+    few = [*one, *[v for v in tumours if v.tumour == "cyst"][:2]]
+    with pytest.raises(EpisodeError, match="found 2"):
+        source(few, whole, against="rest")
+
+
 def test_prefetched_episodes_are_the_same_in_the_same_order(volumes: list[Volume], crops: Store) -> None:
     one = source(volumes, crops)
     for workers, ahead in ((1, 1), (3, 5)):

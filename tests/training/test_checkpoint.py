@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medmeta.learners import create_learner, learner_names
+from medmeta.networks import build, unet
 from medmeta.training import RunError
 from medmeta.training.checkpoint import read_tensors, write_tensors
 
@@ -132,3 +134,28 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "nan", {"w": torch.tensor([1.0, float("nan")])})
     with pytest.raises(RunError, match="NaN or infinity in w"):
         read_tensors(tmp_path / "nan")
+
+
+def test_one_tensor_under_two_names_comes_back_under_both(tmp_path: Path) -> None:
+    weight = torch.arange(6.0)
+    write_tensors(
+        tmp_path / "w", {"own": weight, "tied": weight, "part": weight[2:4], "spread": weight[:1].expand(3)}
+    )
+    found = read_tensors(tmp_path / "w")[0]
+    assert {n: t.tolist() for n, t in found.items()} == {
+        "own": [0, 1, 2, 3, 4, 5],
+        "tied": [0, 1, 2, 3, 4, 5],
+        "part": [2, 3],
+        "spread": [0, 0, 0],
+    }
+    assert weight.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_every_learner_can_be_saved(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, other = (create_learner(name, build(unet(2, 1))) for _ in range(2))
+    write_tensors(tmp_path / "w", one.state_dict())
+    assert isinstance(other, torch.nn.Module)
+    other.load_state_dict(read_tensors(tmp_path / "w")[0])
+    assert all(torch.equal(w, other.state_dict()[n]) for n, w in one.state_dict().items())

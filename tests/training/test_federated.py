@@ -7,14 +7,17 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from medmeta.training import RunError, open_run
+from medmeta.learners import create_learner
+from medmeta.training import RunError, meta_update, open_run
 from medmeta.training.federated import finish
 from medmeta.volumes import open_cohort
+from tests.training.phantoms import Points
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
@@ -99,6 +102,44 @@ def test_two_rounds_raise_the_score_and_nobody_is_named(sample_data: Path, tmp_p
     assert all(torch.equal(w, weights[n]) for n, w in open_run(run.path).learner.state_dict().items())
     with pytest.raises(RunError, match="does not exist"):
         finish(tmp_path / "north", weights, tmp_path / "run")
+
+
+class Exploding(torch.autograd.Function):
+    """The identity, with an infinite slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slope: torch.Tensor) -> torch.Tensor:
+        return slope[0] * float("inf")
+
+
+class Steep(torch.nn.Module):
+    """A backbone whose features are finite and whose gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return Exploding.apply(self.layer(x))
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
+    learner: Any = create_learner("prototypical", Steep())
+    before = {n: w.clone() for n, w in learner.state_dict().items()}
+    engine = SimpleNamespace(
+        network=learner,
+        optimizer=torch.optim.Adam(learner.parameters()),
+        state=SimpleNamespace(device=torch.device("cpu")),
+    )
+    with pytest.raises(
+        RunError, match=r"wanted a finite meta-gradient, found a length of .* Lower the learning rate"
+    ):
+        meta_update(engine, Points()[0])
+    assert all(torch.equal(w, before[n]) for n, w in learner.state_dict().items())
 
 
 def test_the_bundle_has_no_code_of_its_own_and_every_property_of_a_training() -> None:

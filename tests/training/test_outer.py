@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medmeta.episodes import Episode, Examples
 from medmeta.learners import Learner, create_learner
 from medmeta.training import RunError, Schedule, Stopped, meta_train
+from medmeta.training.checkpoint import read_tensors, write_tensors
 from medmeta.training.outer import Progress
 from medmeta.training.run import Folder
 from tests.training.phantoms import Points, learner, tensors
@@ -153,9 +154,67 @@ def test_training_ends_early_where_the_score_does_not_rise(tmp_path: Path) -> No
     end = meta_train(learner(), Points(), replace(SCHEDULE, patience=2), keeper=keeper, validate=validate)
     keeper.close()
     assert (end.step, end.best, end.since_best) == (20, 0.5, 2)
-    from medmeta.training.checkpoint import read_tensors
-
     assert same(read_tensors(tmp_path / "weights.safetensors")[0], kept[1])
+
+
+def test_a_run_that_ended_early_is_not_trained_on(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, patience=1, save_every=7)
+    scores = iter([0.5, 0.4, 0.9])
+    _, ended, asked = trained(tmp_path, schedule=schedule, validate=lambda _: next(scores))
+    assert len(asked) == 20
+    kept = (tmp_path / "weights.safetensors").read_bytes()
+    _, again, more = trained(tmp_path, schedule=schedule, validate=lambda _: next(scores))
+    assert same(ended, again)  # step 10, at which no save is due, was saved
+    assert more == []
+    assert (tmp_path / "weights.safetensors").read_bytes() == kept
+
+
+def test_a_validation_that_fails_loses_no_step_and_is_done_again(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, save_every=4, validate_every=4)
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    values = [0.1, 0.5, 0.2, 0.3, 0.4, 0.45]
+    scores = iter(values)
+    _, straight, _ = trained(whole, schedule=schedule, validate=lambda _: next(scores))
+    for fails, step in ((0, 4), (1, 8), (2, 12), (5, 24)):
+        folder = tmp_path / str(fails)
+        folder.mkdir()
+        scores, calls = iter(values), 0
+
+        def validate(_: Learner, *, fails: int = fails, scores: Any = scores) -> float:
+            nonlocal calls
+            calls += 1
+            if calls == fails + 1:
+                raise RuntimeError("no")
+            return next(scores)
+
+        with pytest.raises(RuntimeError, match="no"):
+            trained(folder, schedule=schedule, validate=validate)
+        _, resumed, asked = trained(folder, schedule=schedule, validate=validate)
+        assert asked == list(range(2 * step, 2 * SCHEDULE.steps))
+        assert same(straight, resumed)
+        for file in ("weights.safetensors", "last.safetensors"):
+            (found, about), (wanted, said) = (read_tensors(at / file) for at in (folder, whole))
+            assert same(found, wanted)
+            assert about == said
+        rows, expected = (
+            [json.loads(line) for line in (at / "log.jsonl").read_text().splitlines()]
+            for at in (folder, whole)
+        )
+        for row in (*rows, *expected):
+            row.pop("tasks_per_second")
+        assert rows == expected
+
+
+def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        trained(tmp_path, track=Stopping(9))
+    file = tmp_path / "last.safetensors"
+    tensors, about = read_tensors(file)
+    assert about["progress"].pop("pending") is None
+    write_tensors(file, tensors, about)
+    assert same(trained()[1], trained(tmp_path)[1])
 
 
 class Greedy(nn.Module):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from medmeta.training import Schedule, meta_train
+from medmeta.training import RunError, Schedule, meta_train
 from medmeta.training.checkpoint import read_tensors
+from medmeta.training.ranks import Ranks
 from tests.training.phantoms import Points, learner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +38,12 @@ class Source:
         return Points()[index]
 
 ranks = Ranks.join(timeout_s=30)
+assert ranks.first("of rank " + str(ranks.rank)) == "of rank 0"
 made = learner()
-meta_train(made, Source(), Schedule(steps=6, meta_batch={batch}, rate=1e-2), ranks=ranks)
+schedule = Schedule(steps=6, meta_batch={batch}, rate=1e-2, validate_every=2, patience=1)
+scores = iter([0.1, 0.2, 0.3] if ranks.rank == 0 else [0.3, 0.2, 0.1])  # by its own, rank 1 would end early
+end = meta_train(made, Source(), schedule, validate=lambda _: next(scores), ranks=ranks)
+assert (end.step, end.best, end.since_best) == (6, 0.3, 0), end
 if ranks.rank == 0:
     write_tensors(Path({out!r}), made.state_dict())
 ranks.wait()
@@ -77,3 +85,23 @@ def test_a_process_that_dies_ends_the_training(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert time.monotonic() - began < 120
     assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_each_process_takes_its_own_gpu_before_it_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without GPUs here: only the order of the calls is looked at."""
+    called: list[object] = []
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: called.append(("gpu", number)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: called.append(backend))
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    assert Ranks.join() == Ranks(3, 4)
+    assert called == [("gpu", 1), "nccl"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        RunError, match="wanted a GPU for each process, found 1 for process 2 of this machine"
+    ):
+        Ranks.join()

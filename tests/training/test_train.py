@@ -8,17 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 
+from medmeta.episodes import EpisodeError, Examples
+from medmeta.learners import LearnerError
 from medmeta.training import Recipe, RunError, Schedule, load_run, open_run, train
-from medmeta.volumes import Cohort, CohortError, open_cohort
+from medmeta.training.stage import start_from
+from medmeta.training.validation import Validation
+from medmeta.volumes import Cohort, CohortError, Store, make_plan, open_cohort
+from tests.training.phantoms import learner
 
 NAMES = ("Schmidt", "Okafor", "Ivanova", "Garcia")
 TYPES = ("glioma", "cyst", "sarcoma")
@@ -168,7 +175,7 @@ def test_early_stopping_looks_at_types_of_its_own(cohort: Cohort, tmp_path: Path
 
 def test_two_processes_of_the_command_train_what_one_does(folder: Path, tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    weights = []
+    weights, salts = [], set()
     for name, before in (("one", []), ("two", launcher)):
         command = [sys.executable, "-W", "ignore", *before, "-m", "medmeta", "train", str(folder)]
         command += ["--out", str(tmp_path / name), "--learner", "prototypical", "--steps", "3"]
@@ -180,6 +187,166 @@ def test_two_processes_of_the_command_train_what_one_does(folder: Path, tmp_path
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr[-8000:]
-        weights.append(open_run(tmp_path / name).learner.state_dict())
+        run = open_run(tmp_path / name)
+        weights.append(run.learner.state_dict())
+        salts.add(run.config["salt"])
+        assert len(run.config["salt"]) == 32
+    assert len(salts) == 2  # nobody can guess them
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-6, atol=1e-6)
+
+
+class KilledError(Exception):
+    pass
+
+
+class Killing:
+    """Progress of a process that is killed before a step of the outer loop."""
+
+    def __init__(self, step: int, stages: int = 1) -> None:
+        self.step, self.stages = step, stages
+
+    def __call__(self, items: Iterable[Any], *, description: str = "", **_: Any) -> Iterable[Any]:
+        self.stages -= description == "meta-training"
+        for item in items:
+            if not self.stages and description == "meta-training" and item == self.step:
+                raise KilledError
+            yield item
+
+
+DYNUNET = {
+    "_target_": "monai.networks.nets.DynUNet",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 4,
+    "kernel_size": [3, 3, 3],
+    "strides": [1, 2, 2],
+    "upsample_kernel_size": [2, 2],
+    "norm_name": "instance",
+    "filters": [4, 8, 8],
+}
+"""Its layers go by two names each."""
+
+
+@pytest.mark.parametrize(
+    ("name", "network"), [("in-context", None), ("prototypical", DYNUNET)], ids=["in-context", "DynUNet"]
+)
+def test_weights_under_two_names_are_saved_and_gone_on_with(
+    name: str, network: dict[str, Any] | None, cohort: Cohort, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, learner=name, network=network)
+    straight = train(cohort, recipe, out=tmp_path / "one").learner.state_dict()
+    with pytest.raises(KilledError):
+        train(cohort, recipe, out=tmp_path / "two", track=Killing(3, stages=2))
+    train(cohort, recipe, out=tmp_path / "two", resume=True)
+    opened = load_run(tmp_path / "two").state_dict()
+    assert straight.keys() == opened.keys()
+    assert all(torch.equal(w, opened[n]) for n, w in straight.items())
+
+
+def test_a_backbone_under_two_names_starts_from_the_pretrained_one() -> None:
+    warm, own = learner("pretrain-finetune"), learner("in-context")
+    with torch.no_grad():
+        for weight in warm.parameters():
+            weight.add_(1)
+    start_from(own, warm)
+    started, before = own.state_dict(), warm.state_dict()
+    names = [n for n in before if n.startswith("network.")]
+    assert names
+    for name in names:
+        assert torch.equal(started[name], before[name])
+        assert torch.equal(started[f"reading.{name}"], before[name])
+
+
+def test_a_kill_before_the_first_save_leaves_each_step_once(cohort: Cohort, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = replace(RECIPE, schedule=Schedule(steps=4, save_every=50))
+    with pytest.raises(KilledError):
+        train(cohort, recipe, out=tmp_path / "run", track=Killing(2, stages=2))
+    before = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in before] == [1, 2]
+    train(cohort, recipe, out=tmp_path / "run", resume=True)
+    for stage, steps in (("log", [1, 2, 3, 4]), ("pretraining", [1, 2])):
+        lines = (tmp_path / "run" / f"{stage}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == steps
+    for stage, tag, steps in (("", "loss", [1, 2, 3, 4]), ("pretraining", "pretraining/loss", [1, 2])):
+        board = EventAccumulator(str(tmp_path / "run" / "tensorboard" / stage)).Reload()
+        assert [point.step for point in board.Scalars(tag)] == steps
+
+
+def test_a_learner_of_another_task_is_refused_in_the_recipe() -> None:
+    with pytest.raises(
+        RunError, match=r"wanted a learner of segmentation, found matching\. Take one of .*ridge"
+    ):
+        replace(RECIPE, learner="matching")
+    assert Recipe(task="classification", learner="matching").learner == "matching"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"learner": "finetune-scratch"}, LearnerError, "something to meta-learn"),
+        (
+            {"learner": "maml", "task": "classification", "options": {"way": 3}},
+            LearnerError,
+            "tasks of 3 classes, which this maml has a head for, found 2",
+        ),
+        (
+            {"task": "classification", "against": "rest", "validate_on": ("cyst",)},
+            EpisodeError,
+            r"wanted 2 patients with 'rest' \(1 support \+ 1 query\) to validate on, found 0\. Name more",
+        ),
+        (
+            {"task": "classification", "validate_on": ("cyst",)},
+            RunError,
+            "wanted 2 types to validate on, as many as training tells apart, found 1: cyst",
+        ),
+        (
+            {"task": "classification", "against": "none"},
+            EpisodeError,
+            "2 patients free of every type.*found 0",
+        ),
+        ({"validate_on": ("cyst",), "query": 4}, EpisodeError, "5 .*patients"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_pretraining(
+    options: dict[str, Any], error: type[Exception], words: str, cohort: Cohort, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        train(cohort, replace(RECIPE, **options), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Listening(torch.nn.Module):
+    """A learner that remembers what it was asked to learn, and always answers the first class."""
+
+    name, options, tasks, network = "listening", {}, frozenset({"classification"}), None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[str, ...]] = []
+
+    def adapt(self, support: Examples) -> Any:
+        self.heard.append(support.classes)
+        assert support.shot == (1,) * len(support.classes)
+        return lambda image: torch.eye(len(support.classes))[:1].expand(len(image), -1)
+
+
+@pytest.mark.parametrize(("against", "episodes"), [(None, 8), ("rest", 12)])
+def test_validation_is_of_the_task_that_is_trained(
+    against: str | None, episodes: int, cohort: Cohort
+) -> None:
+    recipe = replace(RECIPE, task="classification", against=against, validate_on=TYPES)
+    store = Store(make_plan(cohort.volumes, patch=(16, 16, 16), whole=True))
+    score = Validation(cohort.volumes, recipe, store).scorer()
+    one, other = Listening(), Listening()
+    assert score(one) == score(other) == 0.5  # of two classes, always
+    assert one.heard == other.heard
+    assert len(one.heard) == episodes
+    if against:
+        assert one.heard == [("rest", name) for _ in range(4) for name in TYPES]
+    else:
+        pairs = list(zip(one.heard[::2], one.heard[1::2], strict=True))
+        assert all({*a, *b} == set(TYPES) for a, b in pairs)
+        assert len(set(one.heard)) > 2
