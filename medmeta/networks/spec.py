@@ -44,7 +44,7 @@ def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
         )
     _check(plain, OURS if ours else ())
     try:
-        network = ConfigParser({"network": plain}).get_parsed_content("network")
+        network = _parsed(plain)
     except (RuntimeError, ModuleNotFoundError) as error:
         cause = error.__cause__ or error
         raise NetworkError(
@@ -57,6 +57,21 @@ def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
             "a specification of a network", found=type(network).__name__, cure="Name a class of nn.Module."
         )
     return network
+
+
+def _parsed(spec: Mapping[str, Any]) -> Any:
+    """What MONAI makes of it.
+
+    MONAI goes through all modules that are loaded, and stumbles where another thread loads one meanwhile (one
+    that reads volumes ahead, say); the next time it is there.
+    """
+    for _ in range(10):
+        try:
+            return ConfigParser({"network": spec}).get_parsed_content("network")
+        except RuntimeError as error:
+            if "changed size during iteration" not in str(error):
+                raise
+    return ConfigParser({"network": spec}).get_parsed_content("network")
 
 
 def _check(value: Any, more: tuple[str, ...] = ()) -> None:

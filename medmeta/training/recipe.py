@@ -134,12 +134,14 @@ def network_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
 
 def options_of(recipe: Recipe) -> dict[str, Any]:
-    """The learner's options; a learned head that nothing was said of has the task's number of classes."""
+    """The learner's options: a learned head has the task's number of classes, and lesions have outlines."""
     options = dict(recipe.options)
     apart = recipe.task == "classification" and recipe.against is None  # else there are two classes
     asked = apart and recipe.way != 2 and "way" not in options
     if asked and _probe(recipe).options.get("way") is not None:
         options["way"] = recipe.way
+    if recipe.lesion is not None and "outlined" in _probe(recipe).options:
+        options.setdefault("outlined", True)  # the last channel is the outline, the rest of the box is blank
     return options
 
 

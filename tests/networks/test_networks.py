@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
 from medmeta.networks import (
@@ -64,6 +65,24 @@ def test_a_specification_runs_nothing_and_says_what_is_wrong(spec: dict[str, obj
     with pytest.raises(NetworkError) as caught:
         build(spec)
     assert words in str(caught.value)
+
+
+def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """MONAI looks for the class among all loaded modules, of which there may be one more all of a sudden."""
+    looked: list[int] = []
+    plain = ComponentLocator._find_module_names
+
+    def stumbling(self: ComponentLocator) -> list[str]:
+        looked.append(1)
+        if len(looked) < 3:
+            raise RuntimeError("dictionary changed size during iteration")
+        return plain(self)
+
+    monkeypatch.setattr(ComponentLocator, "_find_module_names", stumbling)
+    assert isinstance(build({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}), nn.Linear)
+    assert len(looked) == 3
 
 
 def test_group_norm_takes_the_place_of_batch_norm_everywhere() -> None:
