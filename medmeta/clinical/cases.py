@@ -74,9 +74,25 @@ def _parts(path: Path) -> tuple[str, ...]:
     return (*path.parts[1:-1], stem or "case")
 
 
+def writable(out: Path) -> None:
+    """Make the folder of a run's results where it is not there.
+
+    Raises:
+        BundleError: where it cannot be made, or is a file.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BundleError("a folder to write", found="a file", cure="Give another --out.") from error
+    except OSError as error:
+        raise BundleError(
+            "a folder to write", found=error.strerror or type(error).__name__, cure="Give another --out."
+        ) from error
+
+
 def _secret(out: Path) -> bytes:
     """The key of a folder's case names, drawn by whoever comes first; readable for its owner alone."""
-    out.mkdir(parents=True, exist_ok=True)
+    writable(out)
     file = out / _KEY
     temporary = out / f"{_KEY}.{secrets.token_hex(4)}"
     try:
