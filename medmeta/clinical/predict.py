@@ -20,6 +20,7 @@ from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.origin import Origin, parts, refuse_other
 from medmeta.clinical.outputs import SUFFIXES, Scanned, refuse_formats, write_json, write_segmentation
 from medmeta.clinical.pacs import Study
+from medmeta.clinical.pairing import refuse_crossed
 from medmeta.clinical.stopping import remove
 from medmeta.clinical.whole import classify, segment
 from medmeta.errors import MedmetaError
@@ -54,7 +55,7 @@ def predict(
         inputs: a NIfTI file, the folder or zip of a DICOM study, a study of an archive, or a sequence of
             files, one a channel. Of a study's series the bundle's rules choose one.
         masks: where lesions are classified, the file that outlines each scan's lesion, in the order of
-            ``inputs``.
+            ``inputs``; refused where one is called as another of these scans.
         out: folder to write; cases that are there are refused unless ``resume``. With each is a hidden file
             that says by hashes of which scan and bundle it is.
         formats: of a segmentation, among :data:`medmeta.clinical.outputs.FORMATS`: ``"seg"`` writes a DICOM
@@ -119,11 +120,11 @@ def _refuse_store(predictor: BundlePredictor, cases: Mapping[str, Source], forma
 
 
 def _outlines(
-    predictor: BundlePredictor, names: Sequence[str], masks: Iterable[Input] | None
+    predictor: BundlePredictor, cases: Mapping[str, Source], masks: Iterable[Input] | None
 ) -> dict[str, Path]:
     """The mask of each case, where the bundle classifies lesions."""
     given = [Path(m) for m in masks or ()]
-    wanted = len(names) if predictor.plan.lesion is not None else 0
+    wanted = len(cases) if predictor.plan.lesion is not None else 0
     if len(given) != wanted:
         raise BundleError(
             f"{wanted} mask(s), one a scan, that outline the lesions to classify" if wanted else "no masks",
@@ -132,7 +133,9 @@ def _outlines(
             if wanted
             else "Leave --mask out: this bundle needs none.",
         )
-    return dict(zip(names, given, strict=False))
+    if given:
+        refuse_crossed([() if isinstance(one, Study) else one for one in cases.values()], given)
+    return dict(zip(cases, given, strict=False))
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class _Job:
         """All cases by name; refused where one is there and was not to be passed over."""
         named = name_cases(inputs, self.out)
         _refuse_store(self.predictor, named, self.formats)
-        outlines = _outlines(self.predictor, list(named), masks)
+        outlines = _outlines(self.predictor, named, masks)
         cases = [
             _Case(name, source, outlines.get(name), (self.out / name).exists())
             for name, source in named.items()

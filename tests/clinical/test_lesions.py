@@ -74,6 +74,9 @@ def test_masks_are_asked_for(
         predict(bundle, [image], tmp_path / "a")
     with pytest.raises(BundleError, match="wanted no masks, found 1"):
         predict(classify_bundle, [image], tmp_path / "a", masks=[mask])
+    masks = [v.mask for v in scans[1::-1] if v.mask is not None]
+    with pytest.raises(BundleError, match="found 2 of 2 called as another scan"):
+        predict(bundle, [v.image[0] for v in scans[:2]], tmp_path / "a", masks=masks)
     (other,) = predict(bundle, [image], tmp_path / "b", masks=[scans[1].mask])  # type: ignore[list-item]
     assert not other["ok"]
     assert "grid" in other["message"] or "shape" in other["message"] or "affine" in other["message"]
