@@ -53,8 +53,8 @@ class Origin:
         """The origin of a case that is there; None where none was kept, as by versions before this one."""
         try:
             found: Mapping[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-            texts = (str(found[key]) for key in ("salt", "scan", "bundle"))
-            return Origin(*texts, tuple(map(str, found["formats"])))
+            salt, scan, bundle = (str(found[key]) for key in ("salt", "scan", "bundle"))
+            return Origin(salt, scan, bundle, tuple(map(str, found["formats"])))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

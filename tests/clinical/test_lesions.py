@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +65,29 @@ def test_monai_alone_says_what_predict_says(bundle: Path, scans: list[Volume], t
     for row, result in zip(rows, results, strict=True):
         assert row[0] == result["case"]
         assert [float(p) for p in row[1:]] == pytest.approx(list(result["probabilities"].values()), abs=1e-5)
+
+
+def test_the_card_s_own_command_runs(bundle: Path, scans: list[Volume], tmp_path: Path) -> None:
+    """As it is printed, but for the paths; and the masks found by name in a folder."""
+    card = (bundle / "docs" / "README.md").read_text()
+    printed = card[card.index("    python -m monai.bundle") : card.index("Without `--datalist`")]
+    new = scans[2]
+    for place, file in (("scans/one.nii.gz", new.image[0]), ("masks/one_seg.nii.gz", new.mask)):
+        assert file is not None
+        (tmp_path / place).parent.mkdir()
+        shutil.copy(file, tmp_path / place)
+    words = shlex.split(printed.replace("\\\n", " "))
+    words[0] = sys.executable
+    for option, value in (("--datalist", "scans/one.nii.gz"), ("--masklist", "masks/one_seg.nii.gz")):
+        words[words.index(option) + 1] = repr([str(tmp_path / value)])
+    words[words.index("--output_dir") + 1] = str(tmp_path / "given")
+    at = words.index("--datalist")
+    found = ["--dataset_dir", str(tmp_path / "scans"), "--mask_dir", str(tmp_path / "masks")]
+    for command in (words, [*words[:at], *found, "--output_dir", str(tmp_path / "found")]):
+        ran = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+    given, by_name = ((tmp_path / n / "predictions.csv").read_text() for n in ("given", "found"))
+    assert given == by_name != ""
 
 
 def test_masks_are_asked_for(
