@@ -31,7 +31,7 @@ HOLDS = {
         "one blurred map of where the support's masks lie, and the shape and place of each in figures"
     ),
 }
-"""What a predictor that compares every scan with its support keeps of it, by the function that makes it and by
+"""What a predictor that compares every scan with its support keeps of it, by what makes the predictor and by
 task; all others keep weights alone, of no single image or mask."""
 
 _NOTHING = "This bundle holds no image and no annotation.\n"
