@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -95,6 +96,9 @@ def main() -> NoReturn:
     """Run the command line; exit codes as in the README: 0 done, 1 with findings, 2 refused, 143 stopped."""
     arguments = spread(sys.argv[1:])
     debug = "--debug" in arguments
+    if debug:  # of a case that fails without ending the run, too
+        logging.basicConfig()
+        logging.getLogger("medmeta").setLevel(logging.DEBUG)
     for category in (FutureWarning, DeprecationWarning):  # of MONAI and torch: nothing a user can act on
         warnings.filterwarnings("ignore", category=category)
     try:

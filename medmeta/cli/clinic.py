@@ -79,7 +79,9 @@ def predict(
     study: Annotated[list[str] | None, typer.Option(help="StudyInstanceUID in the archive.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Store SEG and SR in the archive.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer of the archive.")] = 60.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Pass over the cases that are there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over cases of this scan and bundle that are there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Outline or classify scans with a bundle: DIR/<case>/<case>_seg.nii.gz, or a class as JSON.

@@ -6,6 +6,7 @@ from medmeta.clinical.export import export
 from medmeta.clinical.handing_on import hand_on
 from medmeta.clinical.loading import BundlePredictor, load_bundle
 from medmeta.clinical.pacs import studies
+from medmeta.clinical.pairing import masks_of
 from medmeta.clinical.predict import predict
 from medmeta.clinical.verify import verify
 from medmeta.clinical.workflow import Evaluation, Inference, inferer_of, predict_all
@@ -20,6 +21,7 @@ __all__ = [
     "hand_on",
     "inferer_of",
     "load_bundle",
+    "masks_of",
     "predict",
     "predict_all",
     "studies",

@@ -45,6 +45,22 @@ ROW = (
 PAIRS = "$[{'image': image, 'mask': mask} for image, mask in zip(@datalist, @masklist, strict=True)]"
 """Where lesions are classified, a scan comes with the mask that outlines one: the two lists in one order."""
 
+ENDINGS = ("_seg", "_mask", "_label")
+"""What may follow the name of a scan in that of its mask."""
+
+CASE_OF = (
+    "$lambda path: str(path if isinstance(path, str) else path[0]).rstrip('/').split('/')[-1]"
+    ".removesuffix('.gz').removesuffix('.nii')" + "".join(f".removesuffix('{ending}')" for ending in ENDINGS)
+)
+"""Which case a scan or a mask is of, by its name."""
+
+MASKS = (
+    "$[mask for scan in @datalist for (mask,) in "
+    "[[path for path in sorted(glob.glob(@mask_dir + '/*')) if @case_of(path) == @case_of(scan)]]]"
+)
+"""The one mask of each scan, called as the scan is; an error where there is none or are several. Sorted lists
+would not do: ``case_10.nii.gz`` comes after ``case_1.nii.gz``, and ``case_10_seg`` before ``case_1_seg``."""
+
 EXPRESSIONS = (
     "$import glob",
     "$import torch",
@@ -55,7 +71,9 @@ EXPRESSIONS = (
     "$sorted(glob.glob(@dataset_dir + '/*'))",
     "$[{'image': path} for path in @datalist]",
     "$@bundle_root + '/masks'",
-    "$sorted(glob.glob(@mask_dir + '/*'))",
+    "$sorted(glob.glob(@mask_dir + '/*'))",  # of bundles of earlier versions
+    CASE_OF,
+    MASKS,
     PAIRS,
     DEPTH,
     CASE,

@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmeta.clinical.bundle import EXPRESSIONS
+from medmeta.clinical.bundle import ENDINGS, EXPRESSIONS
 from medmeta.volumes import Plan
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-DATA_LICENCE = """\
-This bundle holds no image and no annotation.
+HOLDS = {
+    ("in_context_predictor", "segmentation"): (
+        "of each support image its mask at a lower resolution, and the network's features at the same points"
+    ),
+    ("in_context_predictor", "classification"): (
+        "of each support image the network's features, and its class"
+    ),
+    ("local_prototype_predictor", "segmentation"): (
+        "the network's features of places in the support, and the share of each class there"
+    ),
+    ("local_prototype_predictor", "classification"): (
+        "the network's features of the support images, and their classes"
+    ),
+    ("memory_predictor", "classification"): (
+        "what its memory took up of the network's features of the support images, and of their classes"
+    ),
+    ("ranked_regions_predictor", "segmentation"): (
+        "one blurred map of where the support's masks lie, and the shape and place of each in figures"
+    ),
+}
+"""What a predictor that compares every scan with its support keeps of it, by what makes the predictor and by
+task; all others keep weights alone, of no single image or mask."""
 
+_NOTHING = "This bundle holds no image and no annotation.\n"
+_SOMETHING = """\
+This bundle holds no image as it was taken, but it holds {held}.
+That was made from single patients' scans and annotations, and goes wherever the bundle goes.
+"""
+_DATA_LICENCE = """\
+{held}
 Its weights were learnt from data that their owners licensed to whoever made it; that licence, and any
 condition it puts on the weights, is to be named here before the bundle is handed on.
 """
 
 
-def card(metadata: Mapping[str, Any], plan: Plan) -> str:
+def held_of(layers: Sequence[Mapping[str, Any]], task: str) -> str | None:
+    """What a bundle holds of its support patients, besides weights; None where that is nothing.
+
+    Example:
+        >>> held_of([{"_target_": "torch.nn.ReLU"}], "segmentation") is None
+        True
+    """
+    return HOLDS.get((str(layers[0]["_target_"]).rpartition(".")[2], task))
+
+
+def data_licence(held: str | None) -> str:
+    """What is to be said of the data, for whoever hands the bundle on to complete.
+
+    Args:
+        held: as :func:`held_of` says it.
+    """
+    return _DATA_LICENCE.format(held=_SOMETHING.format(held=held) if held else _NOTHING)
+
+
+def card(metadata: Mapping[str, Any], plan: Plan, held: str | None = None) -> str:
     """The model card of a bundle, in Markdown.
 
     Args:
         metadata: as :func:`medmeta.clinical.config.metadata` makes it.
         plan: the preprocessing.
+        held: what it holds of its support patients, as :func:`held_of` says it.
     """
     import jinja2
 
@@ -44,6 +91,8 @@ def card(metadata: Mapping[str, Any], plan: Plan) -> str:
         intensity=f"clipped to {plan.low:.4g} ... {plan.high:.4g}" if windowed else "each scan's own scale",
         facts=_facts(own["about"]),
         expressions=EXPRESSIONS,
+        endings=ENDINGS,
+        held=held,
         needs_medmeta="medmeta" in metadata["required_packages_version"],
         segments=own["task"] == "segmentation",
         results=own.get("results"),

@@ -15,10 +15,10 @@ from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.choose import Passed, Rules, study
 from medmeta.clinical.outputs import Scanned
 from medmeta.clinical.pacs import Study
+from medmeta.clinical.pairing import stem_of
 from medmeta.volumes import load
 
 _LOG = logging.getLogger("medmeta.clinical")
-_SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
 _KEY = ".case-key"
 
 Input: TypeAlias = str | os.PathLike[str]
@@ -49,8 +49,9 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
             cure="Name each scan once.",
         )
     secret = _secret(out) if remote else b""
-    named = dict(zip(_apart([_parts(case[0]) for case in absolute]), local, strict=True))
-    return {**named, **{one.case(secret): one for one in remote}}
+    named = iter(zip(_apart([_parts(case[0]) for case in absolute]), local, strict=True))
+    # in the order that they are given in: so are the masks
+    return dict((one.case(secret), one) if isinstance(one, Study) else next(named) for one in given)
 
 
 def _paths(given: Input | Sequence[Input]) -> tuple[Path, ...]:
@@ -70,13 +71,28 @@ def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _parts(path: Path) -> tuple[str, ...]:
     """Folders and name without its suffix."""
-    stem = next((path.name[: -len(s)] for s in _SUFFIXES if path.name.lower().endswith(s)), path.name)
-    return (*path.parts[1:-1], stem or "case")
+    return (*path.parts[1:-1], stem_of(path) or "case")
+
+
+def writable(out: Path) -> None:
+    """Make the folder of a run's results where it is not there.
+
+    Raises:
+        BundleError: where it cannot be made, or is a file.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BundleError("a folder to write", found="a file", cure="Give another --out.") from error
+    except OSError as error:
+        raise BundleError(
+            "a folder to write", found=error.strerror or type(error).__name__, cure="Give another --out."
+        ) from error
 
 
 def _secret(out: Path) -> bytes:
     """The key of a folder's case names, drawn by whoever comes first; readable for its owner alone."""
-    out.mkdir(parents=True, exist_ok=True)
+    writable(out)
     file = out / _KEY
     temporary = out / f"{_KEY}.{secrets.token_hex(4)}"
     try:

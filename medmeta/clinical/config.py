@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medmeta.clinical.bundle import CASE, DEPTH, PAIRS, ROW, BundleError
+from medmeta.clinical.bundle import CASE, CASE_OF, DEPTH, MASKS, PAIRS, ROW, BundleError
 from medmeta.volumes import Plan
 
 SCHEMA = (
@@ -104,7 +104,7 @@ def inference(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     if plan.whole:
         handlers.append(_saver())
     outlined = plan.lesion is not None
-    masks = {"mask_dir": "$@bundle_root + '/masks'", "masklist": "$sorted(glob.glob(@mask_dir + '/*'))"}
+    masks = {"mask_dir": "$@bundle_root + '/masks'", "case_of": CASE_OF, "masklist": MASKS}
     return {
         "imports": ["$import glob", "$import torch"],
         "bundle_root": ".",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from numpy.typing import NDArray
 
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.measure import Measured
+from medmeta.clinical.source_header import mend
 from medmeta.clinical.uids import derived
 from medmeta.volumes.preflight import Stack
 from medmeta.volumes.quiet import quiet
 
-_DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate")
+_LOG = logging.getLogger("medmeta.clinical")
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ def write_seg(
         The data set, and the source's data sets in order of the slices.
 
     Raises:
-        BundleError: where the frames of the series do not correspond to the labels' slices.
+        BundleError: where the frames of the series do not correspond to the labels' slices, or its header
+            lacks what a result needs.
     """
     import highdicom as hd
 
-    with quiet():
+    with quiet(), _from_its_header("a DICOM Segmentation"):
         images, frames = _sources(labels, stack)
         same = _origin(images, maker)
         content = hashlib.sha256(labels.tobytes()).hexdigest()
@@ -86,6 +90,22 @@ def write_seg(
         _name_dimensions(made, derived("dimensions", str(made.SOPInstanceUID)))
         made.save_as(file)
     return made, images
+
+
+@contextlib.contextmanager
+def _from_its_header(what: str) -> Iterator[None]:
+    """One refusal for all that highdicom finds wrong with a header; its own words may quote it."""
+    try:
+        yield
+    except (BundleError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        _LOG.debug("a header that no result can be made of", exc_info=True)
+        raise BundleError(
+            f"a header of the source from which {what} can be made",
+            found=f"one that gives {type(error).__name__}",
+            cure="Ask for nifti or json alone, or have the header mended; medmeta --debug shows where.",
+        ) from error
 
 
 def _origin(images: Sequence[Any], maker: Maker) -> tuple[str, str, str]:
@@ -128,7 +148,7 @@ def _sources(labels: NDArray[np.uint8], stack: Stack) -> tuple[list[Any], NDArra
     paths = list(dict.fromkeys(plane.header.path for plane in stack.planes))
     images = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
     for image in images:
-        _repair_dates(image)
+        mend(image)
     if len(paths) == len(stack.planes) == len(frames):
         return images, frames
     order = [plane.slice.frame for plane in stack.planes]
@@ -139,14 +159,6 @@ def _sources(labels: NDArray[np.uint8], stack: Stack) -> tuple[list[Any], NDArra
             cure="Ask for nifti.",
         )
     return images, np.ascontiguousarray(frames[np.argsort(order)])
-
-
-def _repair_dates(image: Any) -> None:
-    """Blank the dates that are none (``***`` of an anonymiser), which cannot be written again."""
-    for name in _DATES:
-        value = str(image.get(name, "") or "")
-        if value and not (len(value) == 8 and value.isdigit()):
-            setattr(image, name, "")
 
 
 def write_report(
@@ -160,13 +172,16 @@ def write_report(
         measured: what was measured of each class but the background, in the order of the segments.
         file: to write.
         maker: the bundle.
+
+    Raises:
+        BundleError: where the source's header lacks what a report needs.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     same = _origin(images, maker)
     facts = json.dumps([m.json() for m in measured.values()], sort_keys=True)
-    with quiet():
+    with quiet(), _from_its_header("a DICOM report"):
         device = hd.sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(

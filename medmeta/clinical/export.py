@@ -19,7 +19,7 @@ from torch import nn
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, sha256
-from medmeta.clinical.card import DATA_LICENCE, card, licence
+from medmeta.clinical.card import card, data_licence, held_of, licence
 from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.config import inference, layer_spec, metadata, needs_medmeta
 from medmeta.clinical.onnx_file import save_onnx
@@ -90,7 +90,7 @@ def export(
 
 
 def texts(
-    described: Mapping[str, Any], plan: Plan, configuration: str, data_licence: str = DATA_LICENCE
+    described: Mapping[str, Any], plan: Plan, configuration: str, data: str | None = None
 ) -> dict[str, str]:
     """What a person or MONAI reads of a bundle, by file name.
 
@@ -98,13 +98,14 @@ def texts(
         described: the metadata.
         plan: the preprocessing.
         configuration: of inference.
-        data_licence: of the data that the weights were learnt from.
+        data: licence of the data that the weights were learnt from; by default what is known of it.
     """
+    held = held_of(json.loads(configuration)["layers"], described["medmeta"]["task"])
     return {
         names.METADATA: as_json(described),
         names.INFERENCE: configuration,
-        names.CARD: card(described, plan),
-        names.DATA_LICENCE: data_licence,
+        names.CARD: card(described, plan, held),
+        names.DATA_LICENCE: data if data is not None else data_licence(held),
         names.LICENCE: licence(),
     }
 

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from medmeta.clinical.bundle import BundleError
-from medmeta.clinical.cases import Input, Source, name_cases, opened
+from medmeta.clinical.cases import Input, Source, name_cases, opened, writable
 from medmeta.clinical.choose import rules_of
 from medmeta.clinical.dicom_objects import Maker
 from medmeta.clinical.loading import BundlePredictor, load_bundle
-from medmeta.clinical.outputs import Scanned, refuse_formats, write_json, write_segmentation
+from medmeta.clinical.origin import Origin, parts, refuse_other
+from medmeta.clinical.outputs import SUFFIXES, Scanned, refuse_formats, write_json, write_segmentation
 from medmeta.clinical.pacs import Study
+from medmeta.clinical.pairing import refuse_crossed
 from medmeta.clinical.stopping import remove
 from medmeta.clinical.whole import classify, segment
 from medmeta.errors import MedmetaError
@@ -53,13 +55,15 @@ def predict(
         inputs: a NIfTI file, the folder or zip of a DICOM study, a study of an archive, or a sequence of
             files, one a channel. Of a study's series the bundle's rules choose one.
         masks: where lesions are classified, the file that outlines each scan's lesion, in the order of
-            ``inputs``.
-        out: folder to write; cases that are there are refused unless ``resume``.
+            ``inputs``; refused where one is called as another of these scans.
+        out: folder to write; cases that are there are refused unless ``resume``. With each is a hidden file
+            that says by hashes of which scan and bundle it is.
         formats: of a segmentation, among :data:`medmeta.clinical.outputs.FORMATS`: ``"seg"`` writes a DICOM
             Segmentation and ``"sr"`` a measurement report beside it (TID 1500), both for DICOM scans;
             ``"json"`` what was measured; ``"png"`` and ``"html"`` pictures.
         series: asks for a series, a modality or a description instead of the bundle's rules.
-        resume: pass over the cases that are there.
+        resume: pass over the cases that are there, of this very scan and bundle and in all the formats; one
+            that lacks a format is made again, and one of another scan or bundle fails and is left as it is.
         tell: is given each case's object as soon as it is done.
         track: shows progress.
 
@@ -72,16 +76,16 @@ def predict(
 
     Raises:
         BundleError: where the bundle is not to be trusted, there is no input, or ``out`` has one of the
-            cases.
+            cases or cannot be written.
     """
     refuse_formats(formats)
     predictor = bundle if isinstance(bundle, BundlePredictor) else load_bundle(bundle)
     job = _Job(predictor, Path(out), tuple(formats), series)
     cases = job.cases(inputs, masks, resume=resume)
-    job.out.mkdir(parents=True, exist_ok=True)
+    writable(job.out)
     results = []
     for case in track(cases, description="predicting", total=len(cases)):
-        results.append(job.again(case) if case.there else job.once(case))
+        results.append(job.done(case))
         if tell is not None:
             tell(results[-1])
     return results
@@ -116,11 +120,11 @@ def _refuse_store(predictor: BundlePredictor, cases: Mapping[str, Source], forma
 
 
 def _outlines(
-    predictor: BundlePredictor, names: Sequence[str], masks: Iterable[Input] | None
+    predictor: BundlePredictor, cases: Mapping[str, Source], masks: Iterable[Input] | None
 ) -> dict[str, Path]:
     """The mask of each case, where the bundle classifies lesions."""
     given = [Path(m) for m in masks or ()]
-    wanted = len(names) if predictor.plan.lesion is not None else 0
+    wanted = len(cases) if predictor.plan.lesion is not None else 0
     if len(given) != wanted:
         raise BundleError(
             f"{wanted} mask(s), one a scan, that outline the lesions to classify" if wanted else "no masks",
@@ -129,7 +133,9 @@ def _outlines(
             if wanted
             else "Leave --mask out: this bundle needs none.",
         )
-    return dict(zip(names, given, strict=False))
+    if given:
+        refuse_crossed([() if isinstance(one, Study) else one for one in cases.values()], given)
+    return dict(zip(cases, given, strict=False))
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class _Job:
         """All cases by name; refused where one is there and was not to be passed over."""
         named = name_cases(inputs, self.out)
         _refuse_store(self.predictor, named, self.formats)
-        outlines = _outlines(self.predictor, list(named), masks)
+        outlines = _outlines(self.predictor, named, masks)
         cases = [
             _Case(name, source, outlines.get(name), (self.out / name).exists())
             for name, source in named.items()
@@ -165,46 +171,95 @@ class _Job:
             )
         return cases
 
-    def once(self, case: _Case) -> dict[str, Any]:
+    def done(self, case: _Case) -> dict[str, Any]:
         """One case, whole or not at all; its result says which."""
-        name, temporary = case.name, self.out / f".{case.name}.{secrets.token_hex(4)}"
-        done: dict[str, Any] = {"case": name, "ok": False, "message": "", "files": [], "skipped": False}
+        result: dict[str, Any] = {
+            "case": case.name,
+            "ok": False,
+            "message": "",
+            "files": [],
+            "skipped": False,
+        }
         try:
-            found = self._written(case, temporary)
-            os.replace(temporary, self.out / name)
-            files = [f"{name}/{file.name}" for file in sorted((self.out / name).iterdir())]
-            return {**done, **found, "ok": True, "files": files}
+            found = self._again(case) if case.there else self._once(case, self.formats)
+            return {**result, **found, "ok": True}
         except MedmetaError as error:
-            return {**done, "message": str(error)}
+            return {**result, "message": str(error)}
         except OSError as error:
-            return {**done, "message": f"cannot write: {error.strerror or type(error).__name__}"}
-        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-            # torch's, MONAI's and highdicom's; the next case must still be tried
-            _LOG.exception("a case failed; its result says which")
-            return {**done, "message": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+            return {**result, "message": f"cannot read or write: {error.strerror or type(error).__name__}"}
+        except Exception as error:  # noqa: BLE001 - torch's, MONAI's, memory's; the next case must be tried
+            # what such an error says may quote the scan's header: shown to who asks for it, kept nowhere
+            _LOG.debug("a case failed; its result says which", exc_info=True)
+            return {**result, "message": str(_unforeseen(error))}
+
+    def _once(self, case: _Case, formats: Sequence[str]) -> dict[str, Any]:
+        """Make a case; what there is of it already is exchanged when it is whole."""
+        temporary = self.out / f".{case.name}.{secrets.token_hex(4)}"
+        try:
+            found = self._written(case, temporary, formats)
+            _exchange(temporary, self.out / case.name)
         finally:
             remove(temporary)
+        files = sorted(f.name for f in (self.out / case.name).iterdir() if not f.name.startswith("."))
+        return {**found, "files": [f"{case.name}/{name}" for name in files]}
 
-    def again(self, case: _Case) -> dict[str, Any]:
-        """A case that is there: passed over, but stored where it was not."""
-        done: dict[str, Any] = {"case": case.name, "ok": True, "message": "", "files": [], "skipped": True}
-        try:
-            return {**done, **_stored(case.source, self.out / case.name)}
-        except MedmetaError as error:
-            return {**done, "ok": False, "message": str(error)}
+    def _again(self, case: _Case) -> dict[str, Any]:
+        """A case that is there: passed over where it is this one, but stored where it was not."""
+        folder = self.out / case.name
+        kept = refuse_other(folder, self._parts(case), self.predictor.manifest)
+        if not all((folder / f"{case.name}{suffix}").is_file() for suffix in self._suffixes()):
+            return self._once(case, sorted({*self.formats, *kept.formats}))
+        return {"skipped": True, **_stored(case.source, folder)}
 
-    def _written(self, case: _Case, folder: Path) -> dict[str, Any]:
+    def _suffixes(self) -> list[str]:
+        """Of the files that a case has when it is done."""
+        if self.predictor.task == "classification":
+            return [".json"]
+        return [SUFFIXES[name] for name in self.formats]
+
+    def _parts(self, case: _Case) -> list[str]:
+        """What tells this very case from others of its name."""
+        paths = () if isinstance(case.source, Study) else case.source
+        asked = self.series or Choice()
+        return list(parts(case.name, paths, case.mask, (asked.key, asked.modality, asked.description)))
+
+    def _written(self, case: _Case, folder: Path, formats: Sequence[str]) -> dict[str, Any]:
         """Everything in a temporary folder, and in the archive where that is asked for."""
         predictor, stem = self.predictor, folder / case.name
         rules = rules_of(predictor.about, predictor.plan, self.series)
         with opened(case.source, predictor.plan.channels, rules) as scanned:
             folder.mkdir()
+            Origin.of(self._parts(case), predictor.manifest, formats).save(folder)
             if predictor.task == "classification":
                 return _classify(predictor, scanned, case.mask, stem.with_name(f"{case.name}.json"))
             found = segment(predictor, scanned.image)
             maker = Maker(str(predictor.about.get("name", "medmeta")), predictor.manifest)
-            facts = write_segmentation(found, scanned, predictor.classes, stem, self.formats, maker)
+            facts = write_segmentation(found, scanned, predictor.classes, stem, formats, maker)
         return {**facts, **_stored(case.source, folder)}
+
+
+def _unforeseen(error: Exception) -> BundleError:
+    """What is said of an error that another library raised: what it is, and nothing of its own words."""
+    return BundleError(
+        "a scan that can be predicted",
+        found=f"an error of the kind {type(error).__name__}",
+        cure="Run this scan alone with medmeta --debug, which shows where; that may quote its header.",
+    )
+
+
+def _exchange(made: Path, folder: Path) -> None:
+    """Put a case where it belongs; an older one of its name goes when the new one is there."""
+    if not folder.exists():
+        os.replace(made, folder)
+        return
+    older = made.with_name(f"{made.name}.older")
+    os.replace(folder, older)
+    try:
+        os.replace(made, folder)
+    except BaseException:  # a signal, too: the older one is better than none
+        os.replace(older, folder)
+        raise
+    remove(older)
 
 
 def _stored(source: Source, folder: Path) -> dict[str, Any]:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pydoc
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 
 from medmeta.clinical import bundle as names
-from medmeta.clinical.bundle import EXPRESSIONS, BundleError, read_json, sha256
+from medmeta.clinical.bundle import BundleError, read_json, sha256
+from medmeta.clinical.config_check import forbidden
 from medmeta.volumes import CohortError, Plan
-
-HOMES = (
-    "monai.data.",
-    "monai.engines.",
-    "monai.handlers.",
-    "monai.inferers.",
-    "monai.losses.",
-    "monai.metrics.",
-    "monai.networks.",
-    "monai.transforms.",
-    "torch.nn.",
-    "torch.optim.",
-    "medmeta.learners.",
-)
-"""Where a ``_target_`` may come from; the parts of MONAI that fetch or start programs are not among them."""
 
 REQUIRED = (
     "schema",
@@ -56,7 +39,8 @@ def verify(bundle: str | os.PathLike[str]) -> list[str]:
 
     Checks every file against the manifest's SHA-256, the metadata's fields, that weights are finite and the
     same in both files, and the configuration: no expression but :data:`~medmeta.clinical.bundle.EXPRESSIONS`,
-    no ``_target_`` from elsewhere than MONAI's, torch's and our own classes, no absolute or outward path.
+    no ``_target_`` from elsewhere than MONAI's, torch's and our own classes, no reader or writer but those of
+    an export, no absolute or outward path.
     A manifest finds damage; it proves no origin, for whoever alters a file can alter the manifest too.
 
     Args:
@@ -174,48 +158,8 @@ def _configuration(folder: Path) -> Iterator[str]:
         if file.suffix != ".json":
             yield f"{where}: not a JSON file"
             continue
-        yield from (f"{where}: {problem}" for problem in _problems(read_json(file)))
+        yield from (f"{where}: {problem}" for problem in forbidden(read_json(file)))
     config = read_json(folder / names.INFERENCE)
     for key in ("bundle_root", "device", "dataset_dir", "dataset", "inferer", "evaluator", "network_def"):
         if key not in config:
             yield f"{names.INFERENCE}: without {key}"
-
-
-def _problems(value: Any) -> Iterator[str]:
-    """What a configuration may not hold, anywhere in it."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield from _target(value["_target_"])
-        for key, item in value.items():
-            yield from _text(key)
-            if key != "_target_":
-                yield from _problems(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _problems(item)
-    elif isinstance(value, str):
-        yield from _text(value)
-
-
-def _text(text: str) -> Iterator[str]:
-    if text in EXPRESSIONS:
-        return
-    if "$" in text or text.startswith("%"):
-        yield f"an expression that no exported bundle has: {text[:80]!r}"
-    elif text.startswith(("/", "~", "\\")) or ".." in text.replace("\\", "/").split("/") or "://" in text:
-        yield f"a path that leads out of the bundle: {text[:80]!r}"
-
-
-def _target(target: Any) -> Iterator[str]:
-    """A class or function of an allowed home, and one that was defined there: a module's own imports
-    (``monai.utils.os.system``) can be reached by a dotted name, too."""
-    if not isinstance(target, str) or not target.startswith(HOMES):
-        homes = "MONAI, torch.nn, torch.optim and medmeta.learners"
-        yield f"a _target_ from elsewhere than {homes}: {str(target)[:80]!r}"
-        return
-    found: Any = None
-    with contextlib.suppress(pydoc.ErrorDuringImport):
-        found = pydoc.locate(target)
-    home = str(getattr(found, "__module__", ""))
-    if not callable(found) or not home.startswith((target.split(".")[0] + ".",)):
-        yield f"a _target_ that is no class there: {target[:80]!r}"

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medmeta.clinical import export, load_bundle, verify
+from medmeta.clinical.card import held_of
 from medmeta.episodes import Examples
 from medmeta.learners import LearnerError, create_learner, learner_names
 from medmeta.networks import build, unet
@@ -44,6 +45,18 @@ def support(task: str) -> tuple[Examples, Plan, dict[str, Any]]:
         Plan(2, (1.0, 1.0, 1.0), (16, 16), 1),
         unet(2, 1, base=2),
     )
+
+
+@pytest.mark.parametrize(("name", "task"), sorted(STAYS))
+def test_a_bundle_says_what_it_holds_of_its_support(name: str, task: str, tmp_path: Path) -> None:
+    examples, plan, spec = support(task)
+    predictor = create_learner(name, build(spec)).adapt(examples)
+    given = {"plan": plan, "network_spec": spec, "classes": examples.classes, "task": task}
+    docs = export(predictor, **given, out=tmp_path / "bundle") / "docs"
+    card, data = ((docs / file).read_text() for file in ("README.md", "data_license.txt"))
+    assert "no annotation" not in data
+    assert f"it holds {held_of([{'_target_': predictor.spec(spec)['_target_']}], task)}" in card
+    assert ("mask at a lower resolution" in data) is ((name, task) == ("in-context", "segmentation"))
 
 
 @pytest.fixture(scope="module")

@@ -168,6 +168,98 @@ def test_derived_uids_are_valid() -> None:
     assert all(pydicom.uid.UID(uid).is_valid and len(uid) <= 64 for uid in made)
 
 
+ABSENT = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID"),
+)
+HEADERS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    **{f"no {name}": ({name: None}, {} if name.endswith(("s", "UID")) else {name: ""}) for name in ABSENT},
+    "Japanese": (
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+        {"PatientName": "Yamada^Tarou=山田^太郎"},
+    ),
+    "Korean": (
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 149"], "PatientName": "Hong^Gildong=洪^吉洞"},
+        {"PatientName": "Hong^Gildong=洪^吉洞"},
+    ),
+    "Latin": (
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"},
+        {"PatientName": "Müller^Jörg"},
+    ),
+    "no such day": ({"PatientBirthDate": "19500000"}, {"PatientBirthDate": ""}),
+    "no day": ({"PatientBirthDate": "00000000"}, {"PatientBirthDate": ""}),
+    "a day written otherwise": ({"PatientBirthDate": "01.05.1950"}, {"PatientBirthDate": ""}),
+    "a day": ({"PatientBirthDate": "19500501"}, {"PatientBirthDate": "19500501"}),
+    "an anonymiser's time": ({"StudyTime": "***"}, {"StudyTime": ""}),
+    "a time written otherwise": ({"StudyTime": "14:30:00"}, {"StudyTime": ""}),
+    "a time": ({"StudyTime": "143000.25"}, {"StudyTime": "143000.25"}),
+    "a small letter": ({"PatientSex": "m"}, {"PatientSex": "M"}),
+    "a word": ({"PatientSex": "male"}, {"PatientSex": ""}),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_that_are_not_quite_dicom(name: str, tmp_path: Path) -> None:
+    """Both results are written, hold the labels, and say of the patient what the source says, or nothing."""
+    changes, wanted = HEADERS[name]
+
+    def alter(ds: pydicom.Dataset, _: int) -> None:
+        for keyword, value in changes.items():
+            if value is None:
+                delattr(ds, keyword)
+            else:
+                setattr(ds, keyword, value)
+
+    with pydicom.config.disable_value_validation():
+        save(classic(voxels((6, 9, 11)), alter=alter), tmp_path / "series")
+    before = {f: f.read_bytes() for f in (tmp_path / "series").iterdir()}
+    found = labels((11, 9, 6))
+    made_of(tmp_path / "series", tmp_path / "seg.dcm", found)
+    for file in ("seg.dcm", "sr.dcm"):
+        ds = pydicom.dcmread(tmp_path / file)
+        assert ds.SpecificCharacterSet == "ISO_IR 192"
+        assert {keyword: str(ds[keyword].value or "") for keyword in wanted} == wanted
+    image = load(tmp_path / "series")
+    assert np.array_equal(load_mask(tmp_path / "seg.dcm", like=image)[0].numpy(), found)
+    assert {f: f.read_bytes() for f in before} == before
+
+
+def test_names_of_classes_in_any_script(tmp_path: Path) -> None:
+    save(classic(voxels((6, 9, 11))), tmp_path / "series")
+    with study(tmp_path / "series", Rules()) as chosen:
+        assert chosen is not None
+        names = ("background", "Läsion 腫瘍")
+        write_seg(labels((11, 9, 6)) % 2, chosen[0], names, tmp_path / "seg.dcm", maker=MAKER)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentLabel == "Läsion 腫瘍"
+
+
+def test_a_frame_of_reference_of_its_own_is_the_same_again(tmp_path: Path) -> None:
+    def alter(ds: pydicom.Dataset, _: int) -> None:
+        del ds.FrameOfReferenceUID
+
+    save(classic(voxels((6, 9, 11)), alter=alter), tmp_path / "series")
+    frames = set()
+    for seed in (0, 1):
+        made, *_ = made_of(tmp_path / "series", tmp_path / "seg.dcm", labels((11, 9, 6), seed))
+        frames.add(made.FrameOfReferenceUID)
+    assert len(frames) == 1
+    assert frames.pop().is_valid
+
+
+def test_a_header_of_which_nothing_can_be_made_is_one_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def alter(ds: pydicom.Dataset, _: int) -> None:
+        del ds.StudyInstanceUID
+
+    caplog.set_level("INFO")
+    save(classic(voxels((6, 9, 11)), alter=alter), tmp_path / "series")
+    with pytest.raises(BundleError, match="a DICOM Segmentation can be made, found one that gives Attribute"):
+        made_of(tmp_path / "series", tmp_path / "seg.dcm", labels((11, 9, 6)))
+    assert caplog.text == ""
+    assert not (tmp_path / "seg.dcm").exists()
+
+
 def test_frames_that_do_not_correspond_are_refused(tmp_path: Path) -> None:
     save(classic(voxels((6, 9, 11))), tmp_path / "series")
     with pytest.raises(BundleError, match="every frame"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,29 @@ def test_monai_alone_says_what_predict_says(bundle: Path, scans: list[Volume], t
         assert [float(p) for p in row[1:]] == pytest.approx(list(result["probabilities"].values()), abs=1e-5)
 
 
+def test_the_card_s_own_command_runs(bundle: Path, scans: list[Volume], tmp_path: Path) -> None:
+    """As it is printed, but for the paths; and the masks found by name in a folder."""
+    card = (bundle / "docs" / "README.md").read_text()
+    printed = card[card.index("    python -m monai.bundle") : card.index("Without `--datalist`")]
+    new = scans[2]
+    for place, file in (("scans/one.nii.gz", new.image[0]), ("masks/one_seg.nii.gz", new.mask)):
+        assert file is not None
+        (tmp_path / place).parent.mkdir()
+        shutil.copy(file, tmp_path / place)
+    words = shlex.split(printed.replace("\\\n", " "))
+    words[0] = sys.executable
+    for option, value in (("--datalist", "scans/one.nii.gz"), ("--masklist", "masks/one_seg.nii.gz")):
+        words[words.index(option) + 1] = repr([str(tmp_path / value)])
+    words[words.index("--output_dir") + 1] = str(tmp_path / "given")
+    at = words.index("--datalist")
+    found = ["--dataset_dir", str(tmp_path / "scans"), "--mask_dir", str(tmp_path / "masks")]
+    for command in (words, [*words[:at], *found, "--output_dir", str(tmp_path / "found")]):
+        ran = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False, timeout=300)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+    given, by_name = ((tmp_path / n / "predictions.csv").read_text() for n in ("given", "found"))
+    assert given == by_name != ""
+
+
 def test_masks_are_asked_for(
     bundle: Path, classify_bundle: Path, scans: list[Volume], tmp_path: Path
 ) -> None:
@@ -74,6 +99,9 @@ def test_masks_are_asked_for(
         predict(bundle, [image], tmp_path / "a")
     with pytest.raises(BundleError, match="wanted no masks, found 1"):
         predict(classify_bundle, [image], tmp_path / "a", masks=[mask])
+    masks = [v.mask for v in scans[1::-1] if v.mask is not None]
+    with pytest.raises(BundleError, match="found 2 of 2 called as another scan"):
+        predict(bundle, [v.image[0] for v in scans[:2]], tmp_path / "a", masks=masks)
     (other,) = predict(bundle, [image], tmp_path / "b", masks=[scans[1].mask])  # type: ignore[list-item]
     assert not other["ok"]
     assert "grid" in other["message"] or "shape" in other["message"] or "affine" in other["message"]

@@ -164,6 +164,17 @@ def test_credentials_of_a_netrc_file(
     assert "SEG" not in archive.instances()
 
 
+def test_an_earlier_run_that_wrote_no_dicom_is_not_taken_for_stored(
+    archive: Orthanc, uid: str, segment_bundle: Path, tmp_path: Path
+) -> None:
+    (study,) = studies(archive.dicomweb, [uid], store=False, timeout=20.0)
+    (first,) = predict(segment_bundle, [study], tmp_path / "out", resume=True)
+    assert first["ok"], first
+    result = run(segment_bundle, archive.dicomweb, uid, tmp_path / "out")
+    assert (result["ok"], result["skipped"], result["stored"]) == (True, False, {"new": 2, "there": 0})
+    assert first["files"][0] in result["files"]
+
+
 def test_a_vanished_study_and_a_wrong_address(
     archive: Orthanc, uid: str, segment_bundle: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from medmeta.clinical.choose import Rules, study
 from medmeta.clinical.dicom_objects import Maker, write_seg
 from medmeta.clinical.outputs import FORMATS
 from medmeta.volumes import load, load_mask
+from medmeta.volumes.dicom_series import Choice
 
 
 def scan(file: Path, shape: tuple[int, ...], affine: Any = None) -> Path:
@@ -51,6 +55,107 @@ def test_what_is_there_is_refused_or_passed_over(flat_bundle: Path, tmp_path: Pa
         predict(flat_bundle, files, tmp_path / "out")
     results = predict(flat_bundle, files, tmp_path / "out", resume=True)
     assert [r["skipped"] for r in results] == [True, False]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_another_scan_of_the_same_name_is_not_taken_for_done(flat_bundle: Path, tmp_path: Path) -> None:
+    one, other = (scan(tmp_path / n / "scan.nii.gz", (20, 24, size)) for n, size in (("a", 1), ("b", 2)))
+    fresh = scan(tmp_path / "fresh.nii.gz", (20, 24, 1))
+    predict(flat_bundle, [one], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    refused, made = predict(flat_bundle, [other, fresh], tmp_path / "out", resume=True)
+    assert (refused["ok"], refused["skipped"], refused["files"]) == (False, False, [])
+    assert "found those of another scan" in refused["message"]
+    assert made["ok"]
+    assert {k: v for k, v in contents(tmp_path / "out").items() if k in before} == before
+    # the same scan elsewhere is the same scan
+    moved = Path(shutil.copy(one, scan(tmp_path / "c" / "scan.nii.gz", (2, 2, 1))))
+    (there,) = predict(flat_bundle, [moved], tmp_path / "out", resume=True)
+    assert (there["ok"], there["skipped"]) == (True, True)
+    # of a study's series another may be asked for
+    (refused,) = predict(flat_bundle, [one], tmp_path / "out", resume=True, series=Choice(modality="CT"))
+    assert "mask or series" in refused["message"]
+
+
+def test_what_another_bundle_or_an_older_version_made_is_left(
+    flat_bundle: Path, flat_parts: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    file = scan(tmp_path / "scan.nii.gz", (20, 24, 1))
+    predict(flat_bundle, [file], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    another = export(**flat_parts(), about={"seed": 1}, out=tmp_path / "another")
+    (refused,) = predict(another, [file], tmp_path / "out", resume=True)
+    assert "found those of another bundle" in refused["message"]
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out" / "scan" / ".origin.json").unlink()
+    (refused,) = predict(flat_bundle, [file], tmp_path / "out", resume=True)
+    assert not refused["ok"]
+    assert "does not say what it was made from" in refused["message"]
+
+
+def test_a_case_without_a_format_is_made_again(flat_bundle: Path, tmp_path: Path) -> None:
+    file = scan(tmp_path / "scan.nii.gz", (20, 24, 1))
+    predict(flat_bundle, [file], tmp_path / "out")
+    (again,) = predict(flat_bundle, [file], tmp_path / "out", formats=("json",), resume=True)
+    assert (again["ok"], again["skipped"]) == (True, False)
+    assert again["files"] == ["scan/scan.json", "scan/scan_seg.nii.gz"]
+    (there,) = predict(flat_bundle, [file], tmp_path / "out", formats=("nifti", "json"), resume=True)
+    assert there["skipped"]
+    (tmp_path / "out" / "scan" / "scan_seg.nii.gz").unlink()
+    (again,) = predict(flat_bundle, [file], tmp_path / "out", resume=True)
+    assert (again["skipped"], len(again["files"])) == (False, 2)
+    # one that cannot be made leaves what there is
+    before = contents(tmp_path / "out")
+    (failed,) = predict(flat_bundle, [file], tmp_path / "out", formats=("seg",), resume=True)
+    assert "wanted a DICOM series" in failed["message"]
+    assert contents(tmp_path / "out") == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["scan"]
+
+
+def test_what_is_kept_of_a_scan_tells_of_no_patient(flat_bundle: Path, tmp_path: Path) -> None:
+    file = scan(tmp_path / "DOE^JOHN" / "scan.nii.gz", (20, 24, 1))
+    predict(flat_bundle, [file], tmp_path / "out")
+    predict(flat_bundle, [file], tmp_path / "again")
+    one, other = (json.loads((tmp_path / n / "scan/.origin.json").read_text()) for n in ("out", "again"))
+    assert set(one) == {"salt", "scan", "bundle", "formats"}
+    assert one["scan"] != other["scan"]  # equal scans are not to be told by equal hashes
+    assert "DOE" not in str(one)
+    assert str(tmp_path) not in str(one)
+
+
+@pytest.mark.parametrize("error", [MemoryError("4 GiB of SECRET"), ValueError("SECRET"), KeyError("SECRET")])
+def test_an_error_that_nobody_foresaw_stops_no_other_and_is_not_quoted(
+    flat_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    module = importlib.import_module("medmeta.clinical.predict")
+    segment = module.segment
+
+    def fails_at_first(*given: Any) -> Any:
+        monkeypatch.setattr(module, "segment", segment)
+        raise error
+
+    monkeypatch.setattr(module, "segment", fails_at_first)
+    caplog.set_level(logging.INFO)
+    files = [scan(tmp_path / f"{name}.nii.gz", (20, 24, 1)) for name in "ab"]
+    failed, made = predict(flat_bundle, files, tmp_path / "out")
+    assert (failed["ok"], made["ok"]) == (False, True)
+    assert f"found an error of the kind {type(error).__name__}" in failed["message"]
+    assert "SECRET" not in failed["message"] + caplog.text
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]
+
+
+def test_a_file_where_the_folder_is_to_be(flat_bundle: Path, tmp_path: Path) -> None:
+    file = scan(tmp_path / "scan.nii.gz", (20, 24, 1))
+    for out in (file, file / "below"):
+        with pytest.raises(BundleError, match="wanted a folder to write, found a file"):
+            predict(flat_bundle, [file], out)
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 1), (20, 24, 5)])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from medmeta.clinical import BundleError, export, load_bundle, verify
 from medmeta.clinical.bundle import FILES, SCRIPT, sha256
+from medmeta.clinical.config_check import forbidden
 
 
 @pytest.fixture
@@ -69,6 +70,16 @@ def test_a_file_missing_and_one_added(copy: Path) -> None:
         (lambda c: c["dataset"].update(_target_="monai.data.utils.os.system"), "no class there"),
         (lambda c: c["layers"][0].update(_target_="torch.nn.modules.module.warnings.warn"), "no class there"),
         (lambda c: c["dataset"].update(_target_="Dataset"), "elsewhere"),
+        (lambda c: c.update({"dataset#_target_": "os.system"}), "another entry"),
+        (lambda c: c.update({"dataset::_target_": "os.system"}), "another entry"),
+        (lambda c: c.update({"+dataset": {}}), "another entry"),
+        (
+            lambda c: c["preprocessing"]["transforms"][0].update(reader="os.system", command="true"),
+            "a reader",
+        ),
+        (lambda c: c["preprocessing"]["transforms"][0].update(reader=["NumpyReader"]), "a reader that no"),
+        (lambda c: c["preprocessing"]["transforms"][0].update(allow_pickle=True), "run its data"),
+        (lambda c: c.update(extra={"_target_": "monai.data.NumpyReader", "allow_pickle": True}), "its data"),
         (lambda c: c["dataset"].update(_target_=["os.system"]), "elsewhere"),
         (lambda c: c.update(output_dir="/etc"), "leads out"),
         (lambda c: c.update(output_dir="../../up"), "leads out"),
@@ -81,6 +92,49 @@ def test_a_configuration_that_would_do_more(
 ) -> None:
     problems = edit(copy, change)
     assert any(said in p for p in problems), problems
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.nn.modules.module.torch.load",
+        "torch.nn.functional.torch.hub.load",
+        "torch.optim.adam.torch.utils.collect_env.run",
+        "monai.networks.nets.hovernet.download_url",
+        "monai.networks.nets.milmodel.torch.hub.load",
+        "monai.transforms.io.array.optional_import",
+        "monai.networks.utils.deepcopy",
+        "monai.networks.nets.UNet.load_state_dict",
+        "monai.networks.nets",
+        "monai.networks.nets.NoSuchNet",
+        "torch.nn.",
+    ],
+)
+def test_a_module_s_imports_are_no_classes_of_its_own(copy: Path, target: str) -> None:
+    """Each is reached through an allowed home and was defined elsewhere, or is no class or function there."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["run"] = [{"_target_": target, "f": "docs/extra.bin", "weights_only": False}]
+
+    problems = edit(copy, change)
+    assert f"configs/inference.json: a _target_ that is no class there: {target!r}" in problems
+    with pytest.raises(BundleError, match="do not run it"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "monai.networks.nets.UNet",
+        "monai.networks.nets.unet.UNet",
+        "torch.nn.Conv3d",
+        "torch.nn.modules.conv.Conv3d",
+        "torch.optim.Adam",
+        "medmeta.learners.in_context.in_context_predictor",
+    ],
+)
+def test_a_class_may_be_named_where_it_is_defined_or_handed_on(target: str) -> None:
+    assert list(forbidden({"_target_": target})) == []
 
 
 def test_metadata_without_a_field(copy: Path) -> None:

@@ -92,6 +92,28 @@ def test_the_container_gets_no_network_and_read_only_inputs(tmp_path: Path) -> N
     ]
 
 
+def test_scans_are_put_away_beside_those_of_the_same_name(tmp_path: Path) -> None:
+    """A stand-in for medmeta fails where the scan is called so."""
+    inbox, away = tmp_path / "inbox", tmp_path / "programs"
+    for name in ("study", "bad", ".done/study", ".done/study.1", ".failed/bad"):
+        (inbox / name).mkdir(parents=True)
+        (inbox / name / "slice.dcm").write_text(name)
+    away.mkdir()
+    (away / "medmeta").write_text('#!/bin/sh\ncase "$3" in */bad) exit 1 ;; esac\n')
+    (away / "medmeta").chmod(0o755)
+    path = {"PATH": f"{away}:{os.environ['PATH']}"}
+    ran = run("watch/watch.sh", tmp_path / "bundle", inbox, tmp_path / "out", SETTLE="0", **path)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    found = {str(f.parent.relative_to(inbox)): f.read_text() for f in inbox.rglob("*.dcm")}
+    assert found == {
+        ".done/study": ".done/study",
+        ".done/study.1": ".done/study.1",
+        ".done/study.2": "study",
+        ".failed/bad": ".failed/bad",
+        ".failed/bad.1": "bad",
+    }
+
+
 @pytest.mark.slow
 def test_a_watched_folder(bundle: Path, sample_data: Path, tmp_path: Path) -> None:
     inbox, outbox = tmp_path / "inbox", tmp_path / "outbox"
@@ -113,6 +135,14 @@ def test_a_watched_folder(bundle: Path, sample_data: Path, tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert (outbox / "arriving" / "arriving_seg.nii.gz").is_file()
     assert not list(inbox.glob("*.nii.gz"))
+    # another scan of a name that was there: not taken for done, and nothing is written over
+    shutil.copyfile(scans(sample_data)[2], inbox / "arriving.nii.gz")
+    before = (outbox / "arriving" / "arriving_seg.nii.gz").read_bytes()
+    third = run("watch/watch.sh", bundle, inbox, outbox, SETTLE="0")
+    assert third.returncode == 1, third.stderr
+    assert "those of another scan" in (outbox / "results.jsonl").read_text().splitlines()[-1]
+    assert (outbox / "arriving" / "arriving_seg.nii.gz").read_bytes() == before
+    assert (inbox / ".failed" / "arriving.nii.gz").read_bytes() == scans(sample_data)[2].read_bytes()
 
 
 @pytest.mark.slow

@@ -1,0 +1,112 @@
+"""What a bundle's configuration may not hold: it is judged as data, before MONAI makes anything of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from medmeta.clinical.bundle import EXPRESSIONS
+
+HOMES = (
+    "monai.data.",
+    "monai.engines.",
+    "monai.handlers.",
+    "monai.inferers.",
+    "monai.losses.",
+    "monai.metrics.",
+    "monai.networks.",
+    "monai.transforms.",
+    "torch.nn.",
+    "torch.optim.",
+    "medmeta.learners.",
+)
+"""Where a ``_target_`` may come from; the parts of MONAI that fetch or start programs are not among them."""
+
+NAMED: dict[str, tuple[str, ...]] = {
+    "reader": ("PydicomReader", "NibabelReader"),
+    "writer": ("NibabelWriter",),
+    "merger_cls": (),
+}
+"""Arguments by which MONAI (1.6.1: ``LoadImage``, ``SaveImage``, ``PatchInferer``) looks up and calls what a
+dotted name means, and the names that an export has there."""
+
+PICKLES = ("allow_pickle", "weights_only")
+"""Arguments that let a reader run what a file of data says; no export has them."""
+
+
+def forbidden(value: Any) -> Iterator[str]:
+    """Say what a configuration may not hold, anywhere in it; one line each.
+
+    Args:
+        value: of JSON.
+
+    Example:
+        >>> list(forbidden({"_target_": "monai.data.Dataset", "data": "@datalist"}))
+        []
+        >>> list(forbidden({"_target_": "torch.nn.functional.torch.hub.load"}))
+        ["a _target_ that is no class there: 'torch.nn.functional.torch.hub.load'"]
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _key(key)
+            yield from _named(key, item)
+            yield from _target(item) if key == "_target_" else forbidden(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from forbidden(item)
+    elif isinstance(value, str):
+        yield from _text(value)
+
+
+def _key(key: str) -> Iterator[str]:
+    """MONAI takes ``dataset#_target_`` for an entry of an entry, and ``+dataset`` for one to add to: it would
+    not be judged as what it becomes."""
+    if "#" in key or "::" in key or key.startswith("+"):
+        yield f"a key that changes another entry: {key[:80]!r}"
+    if key in PICKLES:
+        yield f"a reader that may be told to run its data: {key!r}"
+    yield from _text(key)
+
+
+def _named(key: str, value: Any) -> Iterator[str]:
+    """What MONAI looks up by name, by the very names that an export has."""
+    if key not in NAMED:
+        return
+    for name in value if isinstance(value, list) else [value]:
+        if name not in NAMED[key]:
+            yield f"a {key} that no exported bundle has: {str(name)[:80]!r}"
+
+
+def _text(text: str) -> Iterator[str]:
+    if text in EXPRESSIONS:
+        return
+    if "$" in text or text.startswith("%"):
+        yield f"an expression that no exported bundle has: {text[:80]!r}"
+    elif text.startswith(("/", "~", "\\")) or ".." in text.replace("\\", "/").split("/") or "://" in text:
+        yield f"a path that leads out of the bundle: {text[:80]!r}"
+
+
+def _target(target: Any) -> Iterator[str]:
+    if not isinstance(target, str) or not target.startswith(HOMES):
+        homes = "MONAI, torch.nn, torch.optim and medmeta.learners"
+        yield f"a _target_ from elsewhere than {homes}: {str(target)[:80]!r}"
+    elif not _at_home(target):
+        yield f"a _target_ that is no class there: {target[:80]!r}"
+
+
+def _at_home(target: str) -> bool:
+    """Whether a dotted name is a module's own class or function, or one handed on from another allowed home.
+
+    A module's imports can be reached by a dotted name, too (``torch.nn.functional.torch.hub.load``): so what
+    is before the last dot must be a module that calls itself by just that name, and what is behind it must
+    say that it was defined in one of the homes (``monai.networks.nets.hovernet.download_url`` was not).
+    """
+    place, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(place)
+    except Exception:  # noqa: BLE001 - whatever an import of something made up, ends in
+        return False
+    found = getattr(module, name, None)
+    home = f"{getattr(found, '__module__', None)}."
+    return module.__name__ == place and callable(found) and home.startswith(HOMES)

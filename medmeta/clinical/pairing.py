@@ -1,0 +1,107 @@
+"""Which mask outlines the lesion of which scan: by what they are called."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medmeta.clinical.bundle import ENDINGS, BundleError
+
+_SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
+
+
+def stem_of(path: Path) -> str:
+    """Name without the suffix of its format; ``""`` where nothing is left.
+
+    Example:
+        >>> stem_of(Path("a/case_1.nii.gz"))
+        'case_1'
+    """
+    return next((path.name[: -len(s)] for s in _SUFFIXES if path.name.lower().endswith(s)), path.name)
+
+
+def case_of(path: Path) -> str:
+    """Which case a scan or a mask is of: its name without suffix and without what calls it a mask.
+
+    Example:
+        >>> case_of(Path("scans/case_1.nii.gz")) == case_of(Path("masks/case_1_seg.nii.gz"))
+        True
+    """
+    stem = stem_of(path)
+    return next((stem[: -len(e)] for e in ENDINGS if stem.endswith(e)), stem)
+
+
+def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
+    """The mask of each scan, found in a folder by name: ``case_1.nii.gz`` has ``case_1_seg.nii.gz``.
+
+    Sorting both would not do: ``case_10.nii.gz`` comes after ``case_1.nii.gz``, and ``case_10_seg.nii.gz``
+    before ``case_1_seg.nii.gz``.
+
+    Args:
+        scans: files or folders, or lists of files, one a channel.
+        folder: of the masks, each called as its scan, with one of
+            :data:`medmeta.clinical.bundle.ENDINGS` or none.
+
+    Returns:
+        One path a scan, in their order; none at all where the folder has none or is not there.
+
+    Raises:
+        BundleError: where a scan has no mask of its name, or several.
+    """
+    masks = sorted(Path(folder).glob("[!.]*"))
+    if not masks:
+        return []
+    found = [[mask for mask in masks if case_of(mask) == case_of(_first(scan))] for scan in scans]
+    wrong = [len(own) for own in found if len(own) != 1]
+    if wrong:
+        raise BundleError(
+            "one mask for each scan, called as the scan is",
+            found=f"{wrong.count(0)} of {len(found)} scans without, {sum(n > 1 for n in wrong)} with several",
+            cure=f"Name that of case.nii.gz case{ENDINGS[0]}.nii.gz, or give --masklist in the scans' order.",
+        )
+    return [str(own) for (own,) in found]
+
+
+def refuse_crossed(scans: Sequence[Sequence[Path]], masks: Sequence[Path]) -> None:
+    """Refuse masks of which one is plainly that of another scan: by its name, or by the folder it is in.
+
+    Names that say nothing are taken in the order that they are given in.
+
+    Args:
+        scans: paths of each, one a channel; none where it lies in an archive.
+        masks: as many, in their order.
+
+    Raises:
+        BundleError: where they cross.
+
+    Example:
+        >>> refuse_crossed([[Path("a.nii")], [Path("b.nii")]], [Path("b_seg.nii"), Path("a_seg.nii")])
+        Traceback (most recent call last):
+            ...
+        medmeta.clinical.bundle.BundleError: wanted masks in the order of the scans, found 2 of 2 called as \
+another scan. Give them in the same order, each called as its scan.
+    """
+    called = [set(_calls(paths[0])) if paths else set() for paths in scans]
+    often = Counter(name for names in called for name in names)
+    telling = {name for name, times in often.items() if times == 1}
+    hints = [telling & set(_calls(mask)) for mask in masks]
+    crossed = sum(bool(hint) and not hint & own for hint, own in zip(hints, called, strict=True))
+    if crossed:
+        raise BundleError(
+            "masks in the order of the scans",
+            found=f"{crossed} of {len(masks)} called as another scan",
+            cure="Give them in the same order, each called as its scan.",
+        )
+
+
+def _calls(path: Path) -> Iterator[tuple[str, str]]:
+    """What a path may tell a case by: its name, and the folder it is in."""
+    yield "name", case_of(path)
+    yield "folder", path.absolute().parent.name
+
+
+def _first(scan: str | os.PathLike[str] | Iterable[Any]) -> Path:
+    return Path(scan) if isinstance(scan, (str, os.PathLike)) else Path(next(iter(scan)))

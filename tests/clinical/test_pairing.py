@@ -1,0 +1,93 @@
+"""A mask outlines the lesion of the scan that it is called after, whatever the order of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medmeta.clinical import BundleError, masks_of
+from medmeta.clinical.archive import Archive
+from medmeta.clinical.bundle import CASE_OF, MASKS
+from medmeta.clinical.cases import name_cases
+from medmeta.clinical.pacs import Study
+from medmeta.clinical.pairing import refuse_crossed
+
+CASES = ("case_1", "case_10", "case_2")
+
+
+def files(folder: Path, ending: str) -> list[str]:
+    folder.mkdir()
+    made = [folder / f"{case}{ending}.nii.gz" for case in CASES]
+    for file in made:
+        file.touch()
+    return [str(file) for file in made]
+
+
+@pytest.mark.parametrize("ending", ["", "_seg", "_mask", "_label"])
+def test_masks_are_found_by_the_names_of_their_scans(ending: str, tmp_path: Path) -> None:
+    """In MONAI alone, too, by the expressions of an exported bundle."""
+    from monai.bundle import ConfigParser
+
+    scans, masks = sorted(files(tmp_path / "scans", "")), files(tmp_path / "masks", ending)
+    (tmp_path / "masks" / "of_no_scan.nii.gz").touch()
+    assert masks_of(scans, tmp_path / "masks") == masks
+    alone = {"imports": ["$import glob"], "case_of": CASE_OF, "masklist": MASKS}
+    parser = ConfigParser({**alone, "datalist": scans, "mask_dir": str(tmp_path / "masks")})
+    assert parser.get_parsed_content("imports")
+    assert parser.get_parsed_content("masklist") == masks
+
+
+@pytest.mark.parametrize("name", ["inference", "adapt"])
+def test_the_workflow_pairs_by_name(name: str, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    workflow = Path(__file__).resolve().parents[2] / "workflows" / "tumor_classification"
+    files(tmp_path / "scans", "")
+    masks = files(tmp_path / "masks", "_seg")
+    parser = ConfigParser()
+    parser.read_config(workflow / "configs" / f"{name}.json")
+    parser["dataset_dir"], parser["mask_dir"] = str(tmp_path / "scans"), str(tmp_path / "masks")
+    parser.parse()
+    assert parser.get_parsed_content("imports")
+    assert parser.get_parsed_content("masklist") == masks
+
+
+def test_a_scan_without_a_mask_or_with_two(tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    scans = files(tmp_path / "scans", "")
+    masks = files(tmp_path / "masks", "_seg")
+    Path(masks[0]).rename(tmp_path / "masks" / "case_1_and_more.nii.gz")
+    (tmp_path / "masks" / "case_2_mask.nii.gz").touch()
+    with pytest.raises(BundleError, match="found 1 of 3 scans without, 1 with several"):
+        masks_of(scans, tmp_path / "masks")
+    alone = {"imports": ["$import glob"], "case_of": CASE_OF, "masklist": MASKS}
+    parser = ConfigParser({**alone, "datalist": scans, "mask_dir": str(tmp_path / "masks")})
+    with pytest.raises(RuntimeError):
+        parser.get_parsed_content("masklist")
+    assert masks_of(scans, tmp_path / "none") == []  # of whole scans
+
+
+def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:
+    def crossed(scans: list[str], masks: list[str]) -> bool:
+        try:
+            refuse_crossed([[Path(s)] for s in scans], [Path(m) for m in masks])
+        except BundleError:
+            return True
+        return False
+
+    assert crossed(["d/a.nii", "d/b.nii"], ["d/b_seg.nii", "d/a_seg.nii"])
+    assert not crossed(["d/a.nii", "d/b.nii"], ["d/a_seg.nii", "d/b_seg.nii"])
+    assert not crossed(["d/a.nii", "d/b.nii"], ["d/lesion2.nii", "d/lesion1.nii"])  # names say nothing
+    assert crossed(["p1/image", "p2/image"], ["p2/seg.dcm", "p1/seg.dcm"])
+    assert not crossed(["p1/image", "p2/image"], ["p1/seg.dcm", "p2/seg.dcm"])
+    assert not crossed(["p1/image", "p2/image"], ["p1/image_seg.dcm", "p2/image_seg.dcm"])
+    assert crossed(["d/case_1.nii.gz", "d/case_10.nii.gz"], ["m/case_10_seg.nii.gz", "m/case_1_seg.nii.gz"])
+
+
+def test_a_study_of_an_archive_keeps_its_place_among_the_scans(tmp_path: Path) -> None:
+    study = Study(Archive("http://localhost"), "1.2.3")
+    named = name_cases([tmp_path / "a.nii", study, tmp_path / "b.nii"], tmp_path)
+    assert list(named.values()) == [(tmp_path / "a.nii",), study, (tmp_path / "b.nii",)]
+    assert list(named)[::2] == ["a", "b"]
