@@ -20,7 +20,7 @@ from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest, new_folder
-from medmeta.learners import Predictor, Safeguarded
+from medmeta.learners import SAFEGUARD, Predictor, Safeguarded
 from medmeta.training import Run, open_run
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
@@ -110,7 +110,8 @@ class _Lesson:
 
     def learnt(self, *, safeguard: bool, calibrated: bool) -> _Learnt:
         """Adapt; the run's learner stays as it is."""
-        learner = Safeguarded(self.run.learner) if safeguard else self.run.learner
+        tuning = replace(SAFEGUARD, outlined=self.run.plan.lesion is not None)
+        learner = Safeguarded(self.run.learner, tuning) if safeguard else self.run.learner
         predictor = learner.adapt(self.examples)
         network, plan = home_form(predictor), self.run.plan
         if not calibrated:
