@@ -21,12 +21,17 @@ DATA = ROOT.parent / "shared" / "data" / "images" / "atlas"
 
 @pytest.fixture(scope="module")
 def atlas() -> ModuleType:
+    """As ``python benchmarks/atlas.py`` has it: the scripts beside it can be imported."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("atlas_benchmark", ROOT / "benchmarks" / "atlas.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 
