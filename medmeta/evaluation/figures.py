@@ -23,6 +23,12 @@ COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#8a6d00", "#5c6770", "#a
 TRUTH, FOUND = "#ffd23f", "#35d0ba"
 
 
+def _look(number: int) -> dict[str, Any]:
+    """Colour and marker of a method; the second round of colours has other markers."""
+    marker = (number + number // len(COLOURS)) % len(MARKERS)
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[marker]}
+
+
 def curves(table: Table, metric: str, label: str, names: Mapping[str, str], further: Table) -> str:
     """Score against labels with intervals, one panel a tumour type, as SVG; ``further`` is drawn dashed."""
     with matplotlib.rc_context(_STYLE):
@@ -32,7 +38,7 @@ def curves(table: Table, metric: str, label: str, names: Mapping[str, str], furt
         for axis, (tumour, by_shot) in zip(axes, table.items(), strict=True):
             more = further.get(tumour, {})
             for number, (method, name) in enumerate(names.items()):
-                place = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                place = _look(number)
                 nudge = 2 ** (0.06 * (number - len(names) / 2))
                 known = _points(by_shot, method, metric)
                 _line(axis, known, nudge, label=name, lw=2 if number == 0 else 1.3, **place)
@@ -85,7 +91,7 @@ def reliability(cases: Sequence[Case], names: Mapping[str, str], bins: int = 5) 
                 x, mean, low, high = np.array(points).T
                 axis.errorbar(
                     x, mean, np.clip([mean - low, high - mean], 0, None), ms=4, capsize=3, lw=1.3, label=name,
-                    color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+                    **_look(number),
                 )  # fmt: skip
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axis.set(xlabel="probability that was given", ylabel="share of patients with the type")

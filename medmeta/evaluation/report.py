@@ -152,7 +152,7 @@ def _further(part: Part) -> str:
     shots = sorted({c.shot for c in part.further.cases})
     return (
         f"To see how many labels the ordinary way needs, the {' and '.join(sorted(methods))} was judged with "
-        f"{' and '.join(map(str, shots))} labelled patients besides."
+        f"{' and '.join(map(str, shots))} labelled patients besides (dashed)."
     )
 
 

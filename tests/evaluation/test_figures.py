@@ -1,9 +1,9 @@
-"""Bars of the reliability diagram."""
+"""Bars of the reliability diagram, and methods that can be told apart."""
 
 from __future__ import annotations
 
 from medmeta.evaluation import Case
-from medmeta.evaluation.figures import _bin
+from medmeta.evaluation.figures import _bin, _look
 
 
 def bar(right: int, of: int) -> tuple[float, float, float, float]:
@@ -23,3 +23,7 @@ def test_bars_stay_where_shares_can_be() -> None:
         _, mean, low, high = bar(right, 6)
         assert 0 <= low <= mean <= high <= 1
         assert high > low
+
+
+def test_no_two_methods_look_alike() -> None:
+    assert len({tuple(_look(number).values()) for number in range(24)}) == 24
