@@ -122,7 +122,8 @@ def whole_scans(recipe: Recipe) -> bool:
 
 def _probe(recipe: Recipe) -> Learner:
     """A learner of the recipe's kind on a network of no account, to ask what it is like."""
-    return create_learner(recipe.learner, torch.nn.Linear(1, 1))
+    with torch.random.fork_rng(devices=()):  # asking must not change what is drawn next
+        return create_learner(recipe.learner, torch.nn.Linear(1, 1))
 
 
 def network_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:

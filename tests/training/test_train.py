@@ -22,6 +22,7 @@ import torch
 from medmeta.episodes import EpisodeError, Examples
 from medmeta.learners import LearnerError
 from medmeta.training import Recipe, RunError, Schedule, load_run, open_run, train
+from medmeta.training.recipe import options_of
 from medmeta.training.stage import start_from
 from medmeta.training.validation import Validation
 from medmeta.volumes import Cohort, CohortError, Store, make_plan, open_cohort
@@ -350,3 +351,12 @@ def test_validation_is_of_the_task_that_is_trained(
         pairs = list(zip(one.heard[::2], one.heard[1::2], strict=True))
         assert all({*a, *b} == set(TYPES) for a, b in pairs)
         assert len(set(one.heard)) > 2
+
+
+def test_asking_what_a_learner_is_like_changes_nothing_that_is_drawn() -> None:
+    """Or the weights of every run would hang on what is asked beforehand."""
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    options_of(Recipe(task="classification", learner="maml", way=3, lesion=4.0, patch=(8, 8, 8)))
+    assert torch.equal(torch.rand(3), wanted)
