@@ -23,10 +23,12 @@ class Curve:
         method: its name.
         cells: ``(draw, patient)`` at each number of labels; the same draws and patients for every method, nan
             where a patient was learnt from.
+        gain: of the score at the most labels over that at the next fewer; None where there is one number.
     """
 
     method: str
     cells: Mapping[int, Cells]
+    gain: Cells | None = None
 
     @property
     def shots(self) -> tuple[int, ...]:
@@ -68,8 +70,16 @@ def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
         cells = {shot: _cells(some, metric, patients, draws) for shot, some in by_shot.items()}
         known = {shot: table for shot, table in cells.items() if np.isfinite(table).any()}
         if known:
-            made[method] = Curve(method, known)
+            made[method] = Curve(method, known, _gain([by_shot[shot] for shot in sorted(known)], metric))
     return made
+
+
+def _gain(by_shot: Sequence[Sequence[Case]], metric: str) -> Cells | None:
+    """What each patient counts for the gain from the last number of labels but one to the last."""
+    if len(by_shot) < 2:
+        return None
+    then, now = by_shot[-2:]
+    return SCORES[task_of(now)][metric].make(now, then)
 
 
 def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: Sequence[int]) -> Cells:

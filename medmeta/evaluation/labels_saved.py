@@ -112,12 +112,11 @@ def slope(curve: Curve) -> Slope | None:
 
     Example:
         >>> cells = {1: np.array([[0.2, 0.3]]), 4: np.array([[0.6, 0.9]])}
-        >>> slope(Curve("m", cells)).gain.mean
+        >>> slope(Curve("m", cells, gain=cells[4] - cells[1])).gain.mean
         0.25
     """
-    if len(curve.shots) < 2:
+    if len(curve.shots) < 2 or curve.gain is None:
         return None
     first, last = curve.shots[-2:]
-    doublings = np.log2(last / first)
-    cells = {name: curve.cells[shot] / doublings for name, shot in (("last", last), ("first", first))}
-    return Slope(difference("last", "first", cells).interval, first, last)
+    each = curve.gain / np.log2(last / first)
+    return Slope(difference("gain", "none", {"gain": each, "none": 0 * each}).interval, first, last)

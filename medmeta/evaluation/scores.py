@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,18 @@ TOGETHER = 3
 """Patients free of the tumour that are left out at once, where there are twice as many, to see how sure a
 sensitivity is: its threshold is a quantile of them, which hardly moves without one (Shao & Wu 1989)."""
 
-Make: TypeAlias = Callable[[Sequence[Case]], Cells]
+
+class Make(Protocol):
+    """Cases of one tumour type, number of shots and method to ``(draw, patient)``.
+
+    With ``before``, cases of the same draws at another number of shots: what each patient counts for how much
+    the score is higher than that of those. Groups of patients (see :func:`pseudo_values`) are of all of them
+    together: two scores' own groups are not the same patients, and one may have none where the other has.
+    """
+
+    def __call__(self, cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
+        """Make it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Score:
 
     Args:
         label: its name, with the unit.
-        make: cases of one tumour type, number of shots and method to ``(draw, patient)``.
+        make: what each patient counts.
         bounds: of what is measured.
         better: ``"high"``, ``"low"`` or ``"near 0"``.
         about: in one sentence, what is judged.
@@ -47,9 +58,20 @@ class Score:
 
 def _value(name: str) -> Make:
     """The mean of a value that each case has."""
-    return lambda cases: cells_of(
-        [c.patient for c in cases], [c.draw for c in cases], [c.values.get(name) for c in cases]
-    )
+
+    def make(cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
+        values = [c.values.get(name) for c in cases]
+        if before:
+            then = {(c.patient, c.draw): c.values.get(name) for c in before}
+            others = [then.get((c.patient, c.draw)) for c in cases]
+            values = [_less(*pair) for pair in zip(values, others, strict=True)]
+        return cells_of([c.patient for c in cases], [c.draw for c in cases], values)
+
+    return make
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def _by_draw(
@@ -60,15 +82,34 @@ def _by_draw(
     The others are no patients of it: with many free of the tumour nobody knows more of lesions.
     """
 
-    def make(cases: Sequence[Case]) -> Cells:
-        return pseudo_values(
-            [c.patient for c in cases],
-            [c.draw for c in cases],
-            lambda some: statistic([cases[int(i)] for i in some]),
-            classes=[True if says(c) else None for c in cases],
+    def make(cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
+        return _pooled(
+            [*cases, *before],
+            len(cases) if before else None,
+            lambda i, both: statistic([both[int(k)] for k in i]),
+            classes=[True if says(c) else None for c in (*cases, *before)],
         )
 
     return make
+
+
+def _pooled(
+    both: Sequence[Case],
+    after: int | None,
+    statistic: Callable[[NDArray[np.int64], Sequence[Case]], float | None],
+    **how: Any,
+) -> Cells:
+    """A statistic of all cases of a draw; or of its first ``after`` cases, less that of the others."""
+
+    def of(i: NDArray[np.int64]) -> float | None:
+        if after is None:
+            return statistic(i, both)
+        now, then = i[i < after], i[i >= after]
+        if not len(now) or not len(then):
+            return None
+        return _less(statistic(now, both), statistic(then, both))
+
+    return pseudo_values([c.patient for c in both], [c.draw for c in both], of, **how)
 
 
 def _chance(
@@ -85,14 +126,15 @@ def _chance(
         together: so many of the latter are left out at once, where there are twice as many.
     """
 
-    def make(cases: Sequence[Case]) -> Cells:
-        chance = np.array([np.nan if c.probability is None else c.probability for c in cases], dtype=float)
-        truth = np.array([c.truth for c in cases], dtype=bool)
-        free = len({c.patient for c in cases if not c.truth})
-        return pseudo_values(
-            [c.patient for c in cases],
-            [c.draw for c in cases],
-            lambda i: metric(chance[i], truth[i]),
+    def make(cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
+        both = [*cases, *before]
+        chance = np.array([np.nan if c.probability is None else c.probability for c in both], dtype=float)
+        truth = np.array([c.truth for c in both], dtype=bool)
+        free = len({c.patient for c in both if not c.truth})
+        return _pooled(
+            both,
+            len(cases) if before else None,
+            lambda i, _: metric(chance[i], truth[i]),
             classes=truth.tolist() if compares else None,
             least={False: max(1, min(together, free // 2))},
         )
@@ -113,18 +155,17 @@ def _found_lesions(cases: Sequence[Case]) -> float | None:
     return sum(c.values.get("lesions_hit") or 0 for c in cases) / lesions if lesions else None
 
 
-def _accuracy(cases: Sequence[Case]) -> Cells:
+def _accuracy(cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
     """Balanced accuracy: of this type against the rest, or among all types where several were asked for."""
     if cases[0].kind is None:
-        return _chance(metrics.accuracy)(cases)
-    kinds, right = np.array([c.kind for c in cases]), np.array([c.kind == c.answer for c in cases])
+        return _chance(metrics.accuracy)(cases, before)
+    both = [*cases, *before]
+    kinds, right = np.array([c.kind for c in both]), np.array([c.kind == c.answer for c in both])
 
-    def among_all(i: Any) -> float:
+    def among_all(i: NDArray[np.int64], _: Sequence[Case]) -> float:
         return float(np.mean([right[i][kinds[i] == kind].mean() for kind in np.unique(kinds[i])]))
 
-    return pseudo_values(
-        [c.patient for c in cases], [c.draw for c in cases], among_all, classes=kinds.tolist()
-    )
+    return _pooled(both, len(cases) if before else None, among_all, classes=kinds.tolist())
 
 
 SCORES: Mapping[str, Mapping[str, Score]] = {

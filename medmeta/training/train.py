@@ -147,10 +147,13 @@ def _claimed(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
 def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
     if not resume:
         return
-    before = read_config(folder)
-    # a run that was begun before "drawn" was kept goes on all the same: it follows from the types
+    before, now = read_config(folder), _plain(config)
+    # a run that was begun before something was kept goes on all the same: "drawn" follows from the types, and
+    # options that a learner did not have then are what nobody asked for
     aside = {"versions", "seconds"} | ({"drawn"} - before.keys())
-    different = [k for k in config if k not in aside and before.get(k) != _plain(config[k])]
+    known = before.get("learner", {}).get("options", {})
+    now["learner"]["options"] = {k: v for k, v in now["learner"]["options"].items() if k in known}
+    different = [k for k in now if k not in aside and before.get(k) != now[k]]
     if different:
         raise RunError(
             "the recipe that the run was begun with",

@@ -49,9 +49,9 @@ class Validation:
 
     def scorer(self) -> Callable[[Learner], float]:
         """Draw the episodes, and give what scores a learner: its mean over them, always the same ones."""
-        shot, query, seed = self.recipe.shot[0], self.recipe.query, self.recipe.seed
+        shot, seed = self.recipe.shot[0], self.recipe.seed
         episodes = [
-            task.episode(shot=shot, query=query, generator=generator_of(seed, 1, number))
+            task.episode(shot=shot, query=self._query(task), generator=generator_of(seed, 1, number))
             for number, task in self._tasks()
         ]
 
@@ -59,6 +59,10 @@ class Validation:
             return sum(score(learner.adapt(e.support), e.query) for e in episodes) / len(episodes)
 
         return validate
+
+    def _query(self, task: Task) -> int:
+        """Patients to ask of: as many as in training, or as there are."""
+        return min(self.recipe.query, max(1, task.patients - self.recipe.shot[0]))
 
     @property
     def _apart(self) -> bool:
@@ -80,12 +84,12 @@ class Validation:
 
     def _check(self, task: Task) -> None:
         try:
-            task.check(shot=self.recipe.shot[0], query=self.recipe.query)
+            task.check(shot=self.recipe.shot[0], query=self._query(task))
         except EpisodeError as error:
             raise EpisodeError(
                 f"{error.wanted} to validate on",
                 found=error.found,
-                cure="Name more or larger types to validate on, or ask for fewer shots or queries.",
+                cure="Name larger types to validate on, or none, or add patients.",
             ) from error
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from medmeta.evaluation import Case, clustered
 from medmeta.evaluation.cells import pseudo_values
+from medmeta.evaluation.curve import learning_curves
 from medmeta.evaluation.intervals import Interval, interval
+from medmeta.evaluation.labels_saved import slope
 from medmeta.evaluation.scores import SCORES, summaries
 
 EXACT = 0.1581
@@ -129,3 +133,31 @@ def test_a_statistic_without_classes_is_as_it_was() -> None:
     values = np.array([1.0, 2.0, 6.0, 3.0])
     found = clustered(list("abcd"), [0] * 4, lambda i: float(values[i].mean()))
     assert found.by_patient == pytest.approx(values.std(ddof=1) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(("having", "free"), [(6, 20), (20, 6), (7, 20)])
+def test_what_more_labels_gain_is_the_difference_of_the_two_scores(having: int, free: int) -> None:
+    """Also where a draw leaves one patient of a class, or others are in a group with it than before."""
+    random, cases = np.random.default_rng(5), []
+    truth = np.arange(having + free) < having
+    for shot in (3, 5):
+        for draw in range(10):
+            learnt = set(random.permutation(having)[:shot]) | set(having + random.permutation(free)[:shot])
+            score = random.normal(size=len(truth)) + shot / 3 * truth
+            made = classified(stats.norm.cdf(score), truth, draw)
+            cases += [replace(c, shot=shot) for i, c in enumerate(made) if i not in learnt]
+    curve = learning_curves(cases, "auroc")["m"]
+    found = slope(curve)
+    assert found is not None
+    assert found.gain.low is not None
+    area = {
+        shot: np.mean(
+            [
+                roc_auc_score([c.truth for c in some], [c.probability for c in some])
+                for draw in range(10)
+                if (some := [c for c in cases if (c.shot, c.draw) == (shot, draw)])
+            ]
+        )
+        for shot in (3, 5)
+    }
+    assert found.gain.mean == pytest.approx((area[5] - area[3]) / np.log2(5 / 3), abs=1e-3)

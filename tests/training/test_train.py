@@ -296,7 +296,7 @@ def test_a_learner_of_another_task_is_refused_in_the_recipe() -> None:
         (
             {"task": "classification", "against": "rest", "validate_on": ("cyst",)},
             EpisodeError,
-            r"wanted 2 patients with 'rest' \(1 support \+ 1 query\) to validate on, found 0\. Name more",
+            r"wanted 2 patients with 'rest' \(1 support \+ 1 query\) to validate on, found 0\. Name larger",
         ),
         (
             {"task": "classification", "validate_on": ("cyst",)},
@@ -317,6 +317,19 @@ def test_what_cannot_be_trained_is_refused_before_the_pretraining(
     with pytest.raises(error, match=words):
         train(cohort, replace(RECIPE, **options), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begun_before_its_learner_had_an_option_is_resumed(cohort: Cohort, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, task="classification", learner="siamese", warm=None)
+    run = train(cohort, recipe, out=tmp_path / "run")
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    assert config["learner"]["options"].pop("margin") == 1.0
+    file.write_text(json.dumps(config))
+    again = train(cohort, recipe, out=run.path, resume=True)
+    assert again.learner.options["margin"] == 1.0
+    with pytest.raises(RunError, match="found another learner"):
+        train(cohort, replace(recipe, options={"metric": "contrastive"}), out=run.path, resume=True)
 
 
 class Listening(torch.nn.Module):
