@@ -94,7 +94,7 @@ def reliability(cases: Sequence[Case], names: Mapping[str, str], bins: int = 5) 
                     **_look(number),
                 )  # fmt: skip
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axis.set(xlabel="probability that was given", ylabel="share of patients with the type")
+        axis.set(xlabel="probability that was given", ylabel="share with the type")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         _legend(figure, axis, columns=1)
