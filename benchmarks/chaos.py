@@ -39,6 +39,7 @@ from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_model, save_model
 from scipy import ndimage
+from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes import Examples
@@ -115,11 +116,11 @@ class PixelTrees:
     """The floor: trees on a pixel's intensity, two smoothings, slope, spread, row and column."""
 
     points: Points
+    grown: Callable[[Any, Any], Any]
 
     def adapt(self, support: Examples) -> Any:
-        seen = [self.points(image) for image in support.image]
-        fitted = Growing(60, 3, 0)(np.concatenate(seen), support.label.flatten().numpy())
-        return PixelTreesPredictor(fitted, self.points)
+        seen = np.concatenate([self.points(image) for image in support.image])
+        return PixelTreesPredictor(self.grown(seen, support.label.flatten().numpy()), self.points)
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,11 @@ def plain_points(image: Tensor) -> Any:
 
 FLOORS: Mapping[str, Any] = {
     "copied mask": Copied(),
-    "pixel trees": PixelTrees(points),
-    "pixel trees, plain": PixelTrees(plain_points),
+    "pixel trees": PixelTrees(points, Growing(60, 3, 0)),
+    # as scikit-learn has them: classes are not balanced
+    "pixel trees, plain": PixelTrees(
+        plain_points, ExtraTreesClassifier(60, min_samples_leaf=3, random_state=0).fit
+    ),
 }
 
 
