@@ -141,6 +141,11 @@ def points(image: Tensor) -> Any:
     return maps[0].flatten(1).T.numpy()
 
 
+def plain_trees(seen: Any, label: Any) -> Any:
+    """As scikit-learn grows them: the classes are not balanced."""
+    return ExtraTreesClassifier(60, min_samples_leaf=3, random_state=0).fit(seen, label)
+
+
 def plain_points(image: Tensor) -> Any:
     """The same kinds of features as anyone would write them: scipy's filters on a slice made standard."""
     grey = torch.expm1(image[0]).numpy()
@@ -154,10 +159,7 @@ def plain_points(image: Tensor) -> Any:
 FLOORS: Mapping[str, Any] = {
     "copied mask": Copied(),
     "pixel trees": PixelTrees(points, Growing(60, 3, 0)),
-    # as scikit-learn has them: classes are not balanced
-    "pixel trees, plain": PixelTrees(
-        plain_points, ExtraTreesClassifier(60, min_samples_leaf=3, random_state=0).fit
-    ),
+    "pixel trees, plain": PixelTrees(plain_points, plain_trees),
 }
 
 
