@@ -6,22 +6,35 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from medmeta.clinical.bundle import EXPRESSIONS
 
-HOMES = (
-    "monai.data.",
-    "monai.engines.",
-    "monai.handlers.",
-    "monai.inferers.",
-    "monai.losses.",
-    "monai.metrics.",
-    "monai.networks.",
-    "monai.transforms.",
-    "torch.nn.",
-    "torch.optim.",
-    "medmeta.learners.",
+HOMES = ("monai.networks.", "torch.nn.", "medmeta.learners.")
+"""Where the parts of a network may come from."""
+
+_STEPS = (
+    "Activationsd AsDiscreted Compose ConcatItemsd CopyItemsd CropForegroundd DeleteItemsd "
+    "DistanceTransformEDTd EnsureChannelFirstd Invertd LoadImaged MaskIntensityd NormalizeIntensityd "
+    "Orientationd ResizeWithPadOrCropd SaveImaged ScaleIntensityRanged ScaleIntensityRangePercentilesd "
+    "Spacingd SqueezeDimd"
 )
-"""Where a ``_target_`` may come from; the parts of MONAI that fetch or start programs are not among them."""
+TARGETS = frozenset(
+    [
+        "monai.data.DataLoader",
+        "monai.data.Dataset",
+        "monai.engines.SupervisedEvaluator",
+        "monai.handlers.CheckpointLoader",
+        "monai.handlers.ClassificationSaver",
+        "monai.handlers.from_engine",
+        "monai.inferers.SimpleInferer",
+        "monai.inferers.SliceInferer",
+        "monai.inferers.SlidingWindowInferer",
+        *(f"monai.transforms.{step}" for step in _STEPS.split()),
+    ]
+)
+"""All else that an export has. MONAI has too many that call what they are given (``apply_transform``,
+``Lambda``, ``LoadImage``) to judge each by what it is."""
 
 NAMED: dict[str, tuple[str, ...]] = {
     "reader": ("PydicomReader", "NibabelReader"),
@@ -45,9 +58,11 @@ def forbidden(value: Any) -> Iterator[str]:
         >>> list(forbidden({"_target_": "monai.data.Dataset", "data": "@datalist"}))
         []
         >>> list(forbidden({"_target_": "torch.nn.functional.torch.hub.load"}))
-        ["a _target_ that is no class there: 'torch.nn.functional.torch.hub.load'"]
+        ["a _target_ that is no part of a network: 'torch.nn.functional.torch.hub.load'"]
     """
     if isinstance(value, dict):
+        if value.get("_target_") == "monai.transforms.LoadImaged" and "reader" not in value:
+            yield "a loader of every format there is, those that run their data, too"
         for key, item in value.items():
             yield from _key(key)
             yield from _named(key, item)
@@ -64,6 +79,8 @@ def _key(key: str) -> Iterator[str]:
     not be judged as what it becomes."""
     if "#" in key or "::" in key or key.startswith("+"):
         yield f"a key that changes another entry: {key[:80]!r}"
+    if key.startswith("_") and key != "_target_":  # "_mode_" makes a thing that calls what it is handed
+        yield f"a key of MONAI's own that no exported bundle has: {key[:80]!r}"
     if key in PICKLES:
         yield f"a reader that may be told to run its data: {key!r}"
     yield from _text(key)
@@ -81,22 +98,23 @@ def _named(key: str, value: Any) -> Iterator[str]:
 def _text(text: str) -> Iterator[str]:
     if text in EXPRESSIONS:
         return
-    if "$" in text or text.startswith("%"):
+    if "$" in text or text.startswith("%") or (text.startswith("@") and "_meta_" in text):
         yield f"an expression that no exported bundle has: {text[:80]!r}"
     elif text.startswith(("/", "~", "\\")) or ".." in text.replace("\\", "/").split("/") or "://" in text:
         yield f"a path that leads out of the bundle: {text[:80]!r}"
 
 
 def _target(target: Any) -> Iterator[str]:
+    if isinstance(target, str) and target in TARGETS:
+        return
     if not isinstance(target, str) or not target.startswith(HOMES):
-        homes = "MONAI, torch.nn, torch.optim and medmeta.learners"
-        yield f"a _target_ from elsewhere than {homes}: {str(target)[:80]!r}"
+        yield f"a _target_ that no exported bundle has: {str(target)[:80]!r}"
     elif not _at_home(target):
-        yield f"a _target_ that is no class there: {target[:80]!r}"
+        yield f"a _target_ that is no part of a network: {target[:80]!r}"
 
 
 def _at_home(target: str) -> bool:
-    """Whether a dotted name is a module's own class or function, or one handed on from another allowed home.
+    """Whether a dotted name is a part of a network, of a module's own or handed on from another allowed home.
 
     A module's imports can be reached by a dotted name, too (``torch.nn.functional.torch.hub.load``): so what
     is before the last dot must be a module that calls itself by just that name, and what is behind it must
@@ -109,4 +127,20 @@ def _at_home(target: str) -> bool:
         return False
     found = getattr(module, name, None)
     home = f"{getattr(found, '__module__', None)}."
-    return module.__name__ == place and callable(found) and home.startswith(HOMES)
+    part = isinstance(found, type) and issubclass(found, nn.Module)
+    ours = place.startswith("medmeta.learners.") and name.endswith("_predictor") and callable(found)
+    return module.__name__ == place and (part or ours) and home.startswith(HOMES)
+
+
+def expressions(value: Any) -> Iterator[str]:
+    """Say what MONAI would run or build of metadata, which is no configuration and is read as one."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key.startswith("_"):
+                yield f"a key of MONAI's own: {key[:80]!r}"
+            yield from expressions(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from expressions(item)
+    elif isinstance(value, str) and value.startswith(("$", "%", "@")):
+        yield f"an expression: {value[:80]!r}"

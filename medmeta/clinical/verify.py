@@ -12,7 +12,7 @@ import torch
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, read_json, sha256
-from medmeta.clinical.config_check import forbidden
+from medmeta.clinical.config_check import expressions, forbidden
 from medmeta.volumes import CohortError, Plan
 
 REQUIRED = (
@@ -152,9 +152,12 @@ def _likeness(folder: Path) -> Iterator[str]:
 
 def _configuration(folder: Path) -> Iterator[str]:
     for file in sorted((folder / "configs").rglob("*")):
-        if file.is_dir() or file.name == "metadata.json":
+        if file.is_dir():
             continue
         where = f"configs/{file.name}"
+        if file.name == "metadata.json":
+            yield from (f"{where}: {problem}" for problem in expressions(read_json(file)))
+            continue
         if file.suffix != ".json":
             yield f"{where}: not a JSON file"
             continue
