@@ -26,7 +26,9 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value  # importing medmeta.quickstart puts the module of that name here
+        return value
     raise AttributeError(f"module 'medmeta' has no attribute {name!r}")
 
 

@@ -77,3 +77,17 @@ def test_a_type_called_as_a_folder_here_is_stays_held_out(
     assert spread(["--hold-out", "spot", "hollow"]) == ["--hold-out", "spot", "--hold-out", "hollow"]
     assert spread(["--shots", "1", "3"]) == ["--shots", "1", "--shots", "3"]
     assert spread(["--hold-out", "spot", "./hollow"]) == ["--hold-out", "spot", "./hollow"]
+
+
+def test_public_names_are_what_they_say_however_often_they_are_asked_for() -> None:
+    """Importing ``medmeta.quickstart`` puts the module of that name where the function is to be."""
+    code = """
+import medmeta
+from medmeta import quickstart
+import medmeta.quickstart as module
+for name in medmeta.__all__[1:]:
+    assert callable(getattr(medmeta, name)) and callable(getattr(medmeta, name)), name
+assert callable(quickstart)
+"""
+    answer = run("-W", "ignore", "-c", code)
+    assert answer.returncode == 0, answer.stderr

@@ -32,9 +32,13 @@ HOLDS = {
     ),
 }
 """What a predictor that compares every scan with its support keeps of it, by what makes the predictor and by
-task; all others keep weights alone, of no single image or mask."""
+task. All others keep weights alone; but of one patient a class, or of a learner that compares, these are the
+network's features of single patients, which :data:`_NOTHING` says of every bundle."""
 
-_NOTHING = "This bundle holds no image and no annotation.\n"
+_NOTHING = """\
+This bundle holds no image and no annotation. Its weights were learnt from a few patients, and may hold what a
+network's features of a single one are.
+"""
 _SOMETHING = """\
 This bundle holds no image as it was taken, but it holds {held}.
 That was made from single patients' scans and annotations, and goes wherever the bundle goes.

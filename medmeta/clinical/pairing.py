@@ -85,8 +85,9 @@ def refuse_crossed(scans: Sequence[Sequence[Path]], masks: Sequence[Path]) -> No
 another scan. Give them in the same order, each called as its scan.
     """
     called = [set(_calls(paths[0])) if paths else set() for paths in scans]
-    often = Counter(name for names in called for name in names)
-    telling = {name for name, times in often.items() if times == 1}
+    sides = [Counter(name for names in side for name in names) for side in (called, map(_calls, masks))]
+    # a folder that several masks lie in, say one annotator's, tells of none of them
+    telling = {name for name, times in sides[0].items() if times == 1 and sides[1][name] < 2}
     hints = [telling & set(_calls(mask)) for mask in masks]
     crossed = sum(bool(hint) and not hint & own for hint, own in zip(hints, called, strict=True))
     if crossed:

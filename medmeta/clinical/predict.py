@@ -193,11 +193,15 @@ class _Job:
             return {**result, "message": str(_unforeseen(error))}
 
     def _once(self, case: _Case, formats: Sequence[str]) -> dict[str, Any]:
-        """Make a case; what there is of it already is exchanged when it is whole."""
-        temporary = self.out / f".{case.name}.{secrets.token_hex(4)}"
+        """Make a case; what there was of it at the start is exchanged when it is whole."""
+        temporary, folder = self.out / f".{case.name}.{secrets.token_hex(4)}", self.out / case.name
         try:
             found = self._written(case, temporary, formats)
-            _exchange(temporary, self.out / case.name)
+            if case.there:
+                refuse_other(folder, self._parts(case), self.predictor.manifest)
+                _exchange(temporary, folder)
+            else:
+                os.replace(temporary, folder)  # refuses a folder that another program has put there meanwhile
         finally:
             remove(temporary)
         files = sorted(f.name for f in (self.out / case.name).iterdir() if not f.name.startswith("."))
@@ -248,18 +252,17 @@ def _unforeseen(error: Exception) -> BundleError:
 
 
 def _exchange(made: Path, folder: Path) -> None:
-    """Put a case where it belongs; an older one of its name goes when the new one is there."""
-    if not folder.exists():
-        os.replace(made, folder)
-        return
+    """Put a case where an older one of its name is, which goes when the new one is there."""
     older = made.with_name(f"{made.name}.older")
-    os.replace(folder, older)
     try:
+        os.replace(folder, older)
         os.replace(made, folder)
-    except BaseException:  # a signal, too: the older one is better than none
-        os.replace(older, folder)
+    except BaseException:  # a signal, too, at any moment: the older one is better than none
+        if not folder.exists():
+            os.replace(older, folder)
         raise
-    remove(older)
+    finally:
+        remove(older)
 
 
 def _stored(source: Source, folder: Path) -> dict[str, Any]:

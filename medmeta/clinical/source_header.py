@@ -21,7 +21,7 @@ _EMPTY = (
     "ReferringPhysicianName",
 )
 _SEXES = ("M", "F", "O")
-_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")  # PS3.5 6.2, TM
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")  # PS3.5 6.2: 60 is a leap
 _MOMENT = re.compile(r"\d{4}(\d\d){0,5}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, DT
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from medmeta.volumes.dicom_series import files_below, find_series
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.loading import READERS, load, load_mask, suffix
 from medmeta.volumes.record import Volume
@@ -42,7 +43,10 @@ def read_image(volume: Volume) -> Any:
 
 def _series(volume: Volume, path: Path) -> str | None:
     """Which series to take; none of a NIfTI, whose row in a table may well name the one it was made of."""
-    return None if suffix(path) in READERS and not path.is_dir() else volume.series
+    if path.is_dir():
+        plain = any(suffix(file) in READERS for file in files_below(path))
+        return None if plain and not find_series(path) else volume.series
+    return None if suffix(path) in READERS else volume.series
 
 
 def read_mask(volume: Volume, like: Any) -> Any:

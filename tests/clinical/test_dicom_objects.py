@@ -192,6 +192,7 @@ HEADERS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "a day": ({"PatientBirthDate": "19500501"}, {"PatientBirthDate": "19500501"}),
     "an anonymiser's time": ({"StudyTime": "***"}, {"StudyTime": ""}),
     "a time written otherwise": ({"StudyTime": "14:30:00"}, {"StudyTime": ""}),
+    "a leap second": ({"StudyTime": "235960"}, {"StudyTime": "235960"}),
     "a time": ({"StudyTime": "143000.25"}, {"StudyTime": "143000.25"}),
     "a small letter": ({"PatientSex": "m"}, {"PatientSex": "M"}),
     "a word": ({"PatientSex": "male"}, {"PatientSex": ""}),

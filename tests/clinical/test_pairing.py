@@ -83,6 +83,7 @@ def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:
     assert crossed(["p1/image", "p2/image"], ["p2/seg.dcm", "p1/seg.dcm"])
     assert not crossed(["p1/image", "p2/image"], ["p1/seg.dcm", "p2/seg.dcm"])
     assert not crossed(["p1/image", "p2/image"], ["p1/image_seg.dcm", "p2/image_seg.dcm"])
+    assert not crossed(["d1/scan_a", "d2/scan_b"], ["d1/lesion_a", "d1/lesion_b"])  # one annotator's folder
     assert crossed(["d/case_1.nii.gz", "d/case_10.nii.gz"], ["m/case_10_seg.nii.gz", "m/case_1_seg.nii.gz"])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +151,50 @@ def test_an_error_that_nobody_foresaw_stops_no_other_and_is_not_quoted(
     assert f"found an error of the kind {type(error).__name__}" in failed["message"]
     assert "SECRET" not in failed["message"] + caplog.text
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]
+
+
+def test_a_case_that_another_program_made_meanwhile_is_left(
+    flat_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, theirs = importlib.import_module("medmeta.clinical.predict"), tmp_path / "out" / "a" / "theirs"
+    segment = module.segment
+
+    def meanwhile(*given: Any) -> Any:
+        theirs.parent.mkdir()
+        theirs.write_text("another scan's")
+        return segment(*given)
+
+    monkeypatch.setattr(module, "segment", meanwhile)
+    (refused,) = predict(flat_bundle, [scan(tmp_path / "a.nii.gz", (20, 24, 1))], tmp_path / "out")
+    assert not refused["ok"]
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["theirs"]
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_signal_while_a_case_is_exchanged_leaves_one_whole(
+    moment: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before or just after any of the renames: the older case or the new one, nothing else."""
+    module = importlib.import_module("medmeta.clinical.predict")
+    for name in ("made", "case"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    replace, times = os.replace, iter(range(9))
+
+    def interrupted(one: Path, other: Path) -> None:
+        now = next(times)
+        if now == moment and not after:
+            raise KeyboardInterrupt
+        replace(one, other)
+        if now == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "replace", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        module._exchange(tmp_path / "made", tmp_path / "case")
+    assert (tmp_path / "case" / "file").read_text() in ("made", "case")
+    assert {p.name for p in tmp_path.iterdir()} <= {"made", "case"}
 
 
 def test_a_file_where_the_folder_is_to_be(flat_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,10 @@ def test_the_series_of_a_row_is_no_matter_to_a_nifti(tmp_path: Path) -> None:
     file = tmp_path / "x.nii.gz"
     nibabel.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4)).to_filename(file)
     assert read_image(Volume("p", (file,), series="1.2.3")).shape[0] == 1
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(file, alone)
+    assert read_image(Volume("p", (alone,), series="1.2.3")).shape[0] == 1
     with pytest.raises(VolumeError) as caught:
         read_image(Volume("p", (study(tmp_path) / "000.dcm",), series="1.2.3"))
     assert caught.value.code == "no-such-series"
