@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,10 @@ def test_cells_hold_every_pixel_and_a_target_smaller_than_one(atlas: ModuleType)
     assert cells.label[0, 1, 1] == 1
 
 
+def images(sets: Sequence[Any]) -> set[bytes]:
+    return {one.numpy().tobytes() for s in sets for one in s.image}
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="the atlas is not beside the checkout")
 def test_no_family_is_both_trained_on_and_chosen_by_or_tested(atlas: ModuleType) -> None:
     sets = atlas.read(DATA)
@@ -60,6 +65,10 @@ def test_no_family_is_both_trained_on_and_chosen_by_or_tested(atlas: ModuleType)
         assert own.test
         assert not [n for n in trained if n.startswith(families + atlas.VALIDATION)]
         assert not {s.name for s in own.validate} & {s.name for s in own.test}
+        # what networks and "ours" learn from once rates are chosen
+        assert {s.name for s in own.every} >= {*trained, *(s.name for s in own.validate)}
+        assert not [s.name for s in own.every if s.name.startswith(families)]
+        assert not images(own.test) & images((*own.train, *own.validate, *own.every))
 
 
 class _Source:

@@ -36,8 +36,8 @@ def volume(folder: Path, name: str = "DOE_JANE", *, seed: int = 0, size: int = 1
 def same(one: Store, two: Store, v: Volume) -> bool:
     a, b = one.read(v), two.read(v)
     pairs = [(a.image, b.image), (a.mask, b.mask), (a.affine, b.affine), (a.target, b.target)]
-    return (
-        all(torch.equal(x, y) for x, y in pairs if x is not None and y is not None) and a.patient == b.patient
+    return a.patient == b.patient and all(
+        (x is None) == (y is None) and (x is None or torch.equal(x, y)) for x, y in pairs
     )
 
 
