@@ -6,8 +6,9 @@
 Four splits; in each, every set that shares images, organ or lesion family with a tested type is held out of
 every stage. All methods learn from the very same supports (one image of each of 1, 3 or 5 patients) and are
 judged on the same images of other patients by Dice on the whole image at 128 x 128. Stopped at any time, the
-same command goes on: trained weights and finished episodes are kept under --out. Many sets are licensed for
-non-commercial use: so are the figures.
+same command goes on: trained weights and finished episodes are kept under --out, with the settings that made
+them, and a run with others is refused there. Many sets are licensed for non-commercial use: so are the
+figures.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import folder_for
 from over_types import Case, over_types
 from rich.console import Console
 from rich.progress import track
@@ -45,6 +47,8 @@ from medmeta.networks import build, unet
 from medmeta.training.outer import Progress, Schedule, meta_train
 
 SIDE = 128
+DECIDING = ("quick", "seed", "queries", "steps", "rank_steps", "pool", "pseudo")
+"""Settings that decide what is trained and judged, and not only how much of it."""
 SHOTS = (1, 3, 5)
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "brain tumours": ("brain_glioma", "brain_meningioma", "brain_pituitary", "glioma_T2"),
@@ -589,8 +593,8 @@ def main() -> None:
     if args.quick:
         args.draws, args.steps, args.queries = min(args.draws, 2), min(args.steps, 60), min(args.queries, 3)
         args.pool, args.rank_steps = 1, 200
+    args.out = folder_for(args, DECIDING)
     sets = read(args.atlas)
-    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "episodes.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     done = {r["key"]: r for r in map(json.loads, lines)}

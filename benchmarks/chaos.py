@@ -16,7 +16,8 @@ Most methods learn from the support alone: they are the same in both settings an
 is trained beforehand knows no label: superpixels of the other folds' slices are the targets, weights
 start at random; setting 2 trains without every slice that shows an organ of the pair that is held out (liver
 and spleen, or both kidneys). Weights and finished volumes are kept under --out: the same command goes on.
-The data are CC BY-NC-SA: the figures are for non-commercial use.
+So are the settings that made them, and a run with others is refused there. The data are CC BY-NC-SA: the
+figures are for non-commercial use.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from chaos_data import CLASSES, ORGANS, PAIRS, Scan, read, training_slices
+from kept import folder_for
 from over_types import Case, over_types
 from rich.console import Console
 from rich.progress import track
@@ -53,6 +55,8 @@ from medmeta.networks import build, unet
 from medmeta.training.outer import Schedule, meta_train
 
 FOLDS = 5
+DECIDING = ("quick", "seed", "steps")
+"""Settings that decide what is trained and judged, and not only how much of it."""
 SCORES = ("slices", "volume", "one piece")
 
 
@@ -353,8 +357,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.quick:
         args.folds, args.settings, args.steps = [1], [1], min(args.steps, 20)
+    args.out = folder_for(args, DECIDING)
     scans = read(args.chaos)
-    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "volumes.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     done = {r["key"]: r for r in map(json.loads, lines)}

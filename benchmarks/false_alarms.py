@@ -36,10 +36,19 @@ from medmeta.volumes.reading import read_image
 HERE = Path(__file__).resolve().parents[1]
 
 
-def looked_at(predictor: BundlePredictor, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
-    """What was outlined in each scan, mL: all of it, and what is left of it by the least volume."""
+def looked_at(
+    predictor: BundlePredictor, volumes: Sequence[Volume], people: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What was outlined in each scan, mL: all of it, and what is left of it by the least volume.
+
+    Args:
+        predictor: the bundle.
+        volumes: the scans.
+        people: all patients; a patient's place here is the same in every draw, so intervals cluster by it.
+    """
     rows = []
-    for number, volume in enumerate(volumes):
+    for volume in volumes:
+        number = people.index(volume.patient)
         facts = segment(predictor, read_image(volume)).facts
         left = float(sum(facts["volume_ml"].values()))
         rows.append({"patient": number, "left_ml": left, "all_ml": left + float(facts.get("withheld_ml", 0))})
@@ -85,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
                 made = adapt(run, support, work / f"{tumour}{shot}_{draw}", tumour=tumour, seed=draw)
                 others = [ill[i] for i in sorted(order[max(shots) :])]
                 for kind, volumes in (("with", others), ("without", free)):
-                    rows = looked_at(load_bundle(made), volumes)
+                    rows = looked_at(load_bundle(made), volumes, cohort.patients)
                     found += [{"type": tumour, "labels": shot, "draw": draw, "kind": kind, **r} for r in rows]
     table(found)
     if given.json:

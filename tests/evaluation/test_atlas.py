@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -103,3 +104,17 @@ def test_stopped_training_goes_on_to_the_same_weights(
     resumed = trained("two.safetensors")
     for name, weight in straight.state_dict().items():
         assert resumed.state_dict()[name].equal(weight), name
+
+
+def test_kept_work_is_not_gone_on_with_under_other_settings(atlas: ModuleType, tmp_path: Path) -> None:
+    def folder(**given: object) -> Path:
+        settings: dict[str, object] = {"out": tmp_path, "quick": False, "rank_steps": 1500, "draws": 10}
+        made: Path = atlas.folder_for(argparse.Namespace(**{**settings, **given}), ("quick", "rank_steps"))
+        return made
+
+    (tmp_path / "episodes.jsonl").write_text("")  # of before settings were kept: taken as it is
+    assert folder() == folder(draws=2) == tmp_path
+    with pytest.raises(SystemExit, match=r"--rank-steps 1500, not 200"):
+        folder(rank_steps=200)
+    assert folder(quick=True, rank_steps=200) == tmp_path / "quick"
+    assert folder() == tmp_path
