@@ -4,9 +4,9 @@
     python benchmarks/npz_cohort.py ../shared/data/images/cls_brain_*.npz --block 10 --out /tmp/brain
 
 One npz is one tumour type, named like the file. Where the patient is unknown ("?"), each image is taken as
-its own patient, or with --block N each N neighbouring ids as one; the summary says which. Sources that share
-images share their patients' keys, so that nothing of one lands on both sides of a split. Grey values carry no
-unit, so no modality is given.
+its own patient, or with --block N each N neighbouring ids of a source as one; the summary says which. Types
+of one source may share images, so they share their patients' keys, and nothing of one lands on both sides of
+a split. Grey values carry no unit, so no modality is given.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -50,9 +52,9 @@ def main() -> int:
     files = [f for p in args.npz for f in (sorted(p.rglob("*.npz")) if p.is_dir() else [p])]
     files = [f for f in files if not (args.open_only and "nc" in f.parts)]
     args.out.mkdir(parents=True)
-    rows = []
+    blocks, rows = blocks_of(files, args.block), []
     for file in files:
-        rows += convert(file, args.out, args.format, args.block, args.kind)
+        rows += convert(file, args.out, args.format, blocks, args.kind)
     with open(args.out / "cohort.csv", "w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, FIELDS)
         writer.writeheader()
@@ -62,7 +64,38 @@ def main() -> int:
     return 0
 
 
-def convert(file: Path, out: Path, kind: str, block: int, kinds: list[str] | None) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Blocks:
+    """Whom an image of an unknown patient is taken for.
+
+    Args:
+        width: neighbouring ids that are one patient.
+        ids: of each source, those of all its types, in order: types may show the same images.
+    """
+
+    width: int
+    ids: Mapping[str, Sequence[str]]
+
+    def patient(self, source: str, name: str) -> str:
+        """A key by source and id, or by source and block; the type has no part in it."""
+        if self.width == 1:
+            return f"{source}-?{name}"
+        return f"{source}-?block{self.ids[source].index(name) // self.width}"
+
+
+def blocks_of(files: Sequence[Path], width: int) -> Blocks:
+    """Blocks over all ids of each source, whichever types are written in the end."""
+    ids: dict[str, set[str]] = {}
+    for file in files:
+        with np.load(file, allow_pickle=False) as data:
+            about = json.loads(str(data["meta"]))
+            ids.setdefault(_source(about, file), set()).update(str(i) for i in data["ids"])
+    return Blocks(width, {source: sorted(own, key=_natural) for source, own in ids.items()})
+
+
+def convert(
+    file: Path, out: Path, kind: str, blocks: Blocks, kinds: list[str] | None
+) -> list[dict[str, str]]:
     """Write the images and masks of one npz; give its rows."""
     data = np.load(file, allow_pickle=False)
     about = json.loads(str(data["meta"]))
@@ -71,15 +104,10 @@ def convert(file: Path, out: Path, kind: str, block: int, kinds: list[str] | Non
     images = data["images"]
     ids = [str(i) for i in data["ids"]]
     given = [str(p) for p in data["patients"]] if "patients" in data.files else ["?"] * len(images)
-    source = str(about.get("source", file.stem)).split(" ")[0].split("/")[-1].lower()
-    rank = {i: n for n, i in enumerate(sorted(range(len(ids)), key=lambda i: _natural(ids[i])))}
+    source = _source(about, file)
     rows = []
     for i, image in enumerate(images):
-        patient = (
-            f"{source}-{given[i]}"
-            if given[i] != "?"
-            else _invented(source, file.stem, ids[i], rank[i], block)
-        )
+        patient = f"{source}-{given[i]}" if given[i] != "?" else blocks.patient(source, ids[i])
         name = f"{file.stem}_{i:03d}"
         row = dict.fromkeys(FIELDS, "") | {
             "patient": patient,
@@ -90,9 +118,8 @@ def convert(file: Path, out: Path, kind: str, block: int, kinds: list[str] | Non
             row["mask"] = write(out, f"{name}_mask", (data["masks"][i] > 0).astype(np.uint8), kind)
         rows.append(row)
     unknown = given.count("?")
-    how = (
-        f"{unknown} of unknown patient taken as {'one patient each' if block == 1 else f'blocks of {block}'}"
-    )
+    taken = "one patient each" if blocks.width == 1 else f"blocks of {blocks.width}"
+    how = f"{unknown} of unknown patient taken as {taken}"
     print(
         f"{file.stem}: {len(images)} images, {len({r['patient'] for r in rows})} patients"
         + (f" ({how})" if unknown else "")
@@ -100,9 +127,8 @@ def convert(file: Path, out: Path, kind: str, block: int, kinds: list[str] | Non
     return rows
 
 
-def _invented(source: str, task: str, name: str, rank: int, block: int) -> str:
-    """A key for an unknown patient: by source and id (tasks may share images), or by block."""
-    return f"{source}-?{name}" if block == 1 else f"{source}-?{task}-{rank // block}"
+def _source(about: Mapping[str, object], file: Path) -> str:
+    return str(about.get("source", file.stem)).split(" ")[0].split("/")[-1].lower()
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -21,12 +21,14 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def npz(file: Path, patients: list[str], *, source: str = "who/set", kind: str = "tumour") -> np.ndarray:
+def npz(
+    file: Path, patients: list[str], *, source: str = "who/set", kind: str = "tumour", first: int = 0
+) -> np.ndarray:
     random = np.random.default_rng(len(patients))
     images = random.integers(0, 255, (len(patients), 12, 10), dtype=np.uint8)
     masks = np.zeros_like(images)
     masks[:, 2:4, 7:9] = 1
-    ids = [f"{i}" for i in range(len(patients))]
+    ids = [f"{first + i}" for i in range(len(patients))]
     about = json.dumps({"source": source, "kind": kind})
     np.savez(
         file, images=images, masks=masks, patients=np.array(patients), ids=np.array(ids), meta=np.array(about)
@@ -62,3 +64,16 @@ def test_blocks_and_kinds(tmp_path: Path) -> None:
     cohort = open_cohort(tmp_path / "out")
     assert cohort.tumours == ("cyst",)
     assert len(cohort.patients) == 3
+
+
+def test_blocks_of_types_that_share_images_share_patients(tmp_path: Path) -> None:
+    npz(tmp_path / "cyst.npz", ["?"] * 6)
+    npz(tmp_path / "liver.npz", ["?"] * 6, kind="organ", first=2)  # ids 2 to 5 are in both
+    npz(tmp_path / "other.npz", ["?"] * 6, source="who/else")
+    done = run(tmp_path, "--out", tmp_path / "out", "--block", 3)
+    assert done.returncode == 0, done.stderr
+    cohort = open_cohort(tmp_path / "out")
+    of = {t: [v.patient for v in cohort.of(t)] for t in cohort.tumours}
+    assert of["cyst"][2:] == of["liver"][:4]
+    assert len(set(of["cyst"] + of["liver"])) == 3  # ids 0 to 7 in threes
+    assert not set(of["other"]) & set(of["cyst"] + of["liver"])
