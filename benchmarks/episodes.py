@@ -35,6 +35,7 @@ from monai.networks.nets import UNet  # noqa: E402
 from monai.transforms import (  # noqa: E402
     Compose,
     EnsureChannelFirstd,
+    FgBgToIndicesd,
     Lambdad,
     LoadImaged,
     RandCropByPosNegLabeld,
@@ -74,7 +75,15 @@ def monai_side(kind: str, task: Task, folder: Path) -> Draw:
     label = task.volumes[0].label
     steps = [ConfigComponent(config=c).instantiate() for c in plan.transforms(("image",), masks=("mask",))]
     crop = RandCropByPosNegLabeld(
-        ["image", "mask"], "mask", plan.patch, pos=1, neg=1, num_samples=CROPS, allow_smaller=True
+        ["image", "mask"],
+        "mask",
+        plan.patch,
+        pos=1,
+        neg=1,
+        num_samples=CROPS,
+        fg_indices_key="mask_fg_indices",
+        bg_indices_key="mask_bg_indices",
+        allow_smaller=True,
     )
     whole = Compose(
         [
@@ -82,13 +91,15 @@ def monai_side(kind: str, task: Task, folder: Path) -> Draw:
             EnsureChannelFirstd(["image", "mask"]),
             Lambdad("mask", Is(label)),
             *steps,
+            FgBgToIndicesd("mask"),  # kept with the volume: only the crop is drawn anew
             crop,
             SpatialPadd(["image", "mask"], plan.patch),
         ]
     )
     items = [{"image": str(v.image[0]), "mask": str(v.mask)} for v in task.volumes]
     if kind == "CacheDataset":
-        data: Any = CacheDataset(items, whole, progress=False, num_workers=1)
+        # draw() copies the crops as it stacks them, and nothing writes on what is cached
+        data: Any = CacheDataset(items, whole, progress=False, num_workers=1, copy_cache=False)
     else:
         data = PersistentDataset(items, whole, cache_dir=folder)
         for i in range(len(items)):

@@ -36,7 +36,7 @@ from medmeta.volumes import Cohort, Store, make_plan
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BLOCK = 10
 """So many neighbouring images are taken for one patient's where patients are unknown: pool and judged must
-not share one. Wider than in atlas.py, which counts numbers, not images: too wide only costs sets."""
+not share one. Wider than in atlas.py, which counts numbers, not images: too wide costs sets, not honesty."""
 
 
 def cohort_of(name: str, work: Path) -> Cohort:
