@@ -255,8 +255,14 @@ def look(clinic: Clinic, said: Said) -> None:
     code, out = said.command("inspect", "--leaks", one, copy)
     assert code == 1
     said.texts.append(out)
-    assert find_leaks([open_cohort(one)]) is not None
+    cohorts = [open_cohort(one), open_cohort(copy)]
+    shared = find_leaks(cohorts)
+    assert "same-patient" in {leak.kind for leak in shared}
     sorted(copy.rglob("*.dcm"))[3].unlink()
+    unread = find_leaks(cohorts)
+    assert unread.problems
+    for report in (shared, unread):
+        said.texts += [str(report), *map(str, report), *report.problems]
     code, out = said.command("inspect", copy)
     assert code == 1
     said.texts.append(out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -13,14 +11,17 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import (
     Learner,
     LearnerError,
+    comparing,
     create_learner,
     gradient,
     learner_names,
     plain_network,
     prototype,
+    refined,
+    remembering,
     ridge,
 )
-from medmeta.learners.batch import pieces
+from medmeta.learners.batch import Piece, pieces
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
 from tests.learners.test_metagradient import network as monai_network
@@ -30,6 +31,7 @@ SEGMENT = learner_names("segmentation")
 FREE = [n for n in ALL if n in ("proto-maml", "prototypical", "ridge", "matching", "finetune-scratch")]
 COMPARING = {"local-prototype", "in-context"}  # predictors that need medmeta
 GROWN = {"body-trees", "ranked-regions"}  # the same where they segment; to classify they are ridge
+UNCUT = {*GROWN, *COMPARING}  # to segment they take an image of the support at a time, or all
 NAMED = {"pretrain-linear", "pretrain-finetune"}
 
 
@@ -261,13 +263,22 @@ def test_options_and_weights_make_the_learner_again(name: str) -> None:
 
 def test_pieces_of_a_support_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A support too large for memory gives the weights of one that is not."""
+    counts: list[int] = []
+
+    def cut(examples: Examples, like: torch.Tensor) -> list[Piece]:
+        parts = pieces(examples, like, most=2 * 16 * 16)
+        counts.append(len(parts))
+        return parts
+
     for name in SEGMENT:
         learner, support = make(name, build(unet(2, 1, base=4)).double(), 2), lesions(5)
         at_once = learner.adapt(support)(support.image.double())
         with monkeypatch.context() as patch:
-            for room in (gradient, prototype, ridge):
-                patch.setattr(room, "pieces", partial(pieces, most=2 * 16 * 16))
+            for room in (comparing, gradient, prototype, refined, remembering, ridge):
+                patch.setattr(room, "pieces", cut)
+            counts.clear()
             in_pieces = learner.adapt(support)(support.image.double())
+        assert (max(counts, default=1) > 1) != (name in UNCUT), name
         close(at_once, in_pieces, 1e-7)
 
 
