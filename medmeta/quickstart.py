@@ -74,7 +74,7 @@ SEGMENT = Recipe(
 CLASSIFY = Recipe(
     task="classification",
     learner="prototypical",
-    schedule=Schedule(steps=700, meta_batch=1, rate=1e-3),
+    schedule=Schedule(steps=550, meta_batch=1, rate=1e-3),
     warm=Schedule(steps=500, meta_batch=1, rate=1e-3),
     way=8,
     shot=(1, 3),
