@@ -234,7 +234,7 @@ def test_tokens_leave_home_too(name: str) -> None:
     close(plain_network(predictor)(support.image), predictor(support.image), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["mann", *COMPARING])
+@pytest.mark.parametrize("name", ["mann", *sorted(COMPARING)])
 def test_a_predictor_that_needs_us_says_so(name: str) -> None:
     with pytest.raises(LearnerError, match="runs with medmeta only"):
         plain_network(make(name, mlp(), 3).adapt(vectors()))
