@@ -43,14 +43,13 @@ from medmeta.evaluation import (
     versions,
 )
 from medmeta.evaluation import results as figures
+from medmeta.evaluation.answers import outlined
 from medmeta.evaluation.metrics import dice
 from medmeta.training import Recipe, Run, Schedule, plan_for, train
 from medmeta.volumes import (
     Cohort,
     Store,
     Volume,
-    VolumeError,
-    load_mask,
     make_plan,
     open_cohort,
     split_patients,
@@ -314,7 +313,7 @@ def _bundle(cohort: Cohort, tumour: str, segmented: Half, work: Path, seed: int)
     )
     image = read_image(unseen)
     with _alone(unseen) as scan:
-        found = _outlined(_run_bundle(bundle, scan, work / "predicted"), image)
+        found = outlined(_run_bundle(bundle, scan, work / "predicted"), image)
     truth = read_mask(unseen, image)
     overlap = None if truth is None else dice(found, truth.as_tensor()[0] > 0)
     return Bundled(tumour, len(support), overlap, " x ".join(map(str, found.shape)))
@@ -352,16 +351,6 @@ def _alone(volume: Volume) -> Iterator[Path]:
         for number, header in enumerate(chosen.headers):
             shutil.copyfile(header.path, scan / f"{number:05d}.dcm")
         yield scan
-
-
-def _outlined(mask: Path, image: Any) -> torch.Tensor:
-    """Where a mask on the image's grid is not zero; nowhere is an answer, too."""
-    try:
-        return load_mask(mask, like=image).as_tensor()[0] > 0
-    except VolumeError as error:
-        if error.code != "empty-mask":
-            raise
-        return torch.zeros(image.shape[1:], dtype=torch.bool)
 
 
 def _run_bundle(bundle: Path, series: Path, out: Path) -> Path:

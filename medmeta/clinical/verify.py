@@ -39,8 +39,8 @@ def verify(bundle: str | os.PathLike[str]) -> list[str]:
 
     Checks every file against the manifest's SHA-256, the metadata's fields, that weights are finite and the
     same in both files, and the configuration: no expression but :data:`~medmeta.clinical.bundle.EXPRESSIONS`,
-    no ``_target_`` from elsewhere than MONAI's, torch's and our own classes, no reader or writer but those of
-    an export, no absolute or outward path.
+    no ``_target_`` but those of an export and parts of networks, no reader or writer but those of an export,
+    no absolute or outward path. Metadata is read as configuration, too: no expression in it.
     A manifest finds damage; it proves no origin, for whoever alters a file can alter the manifest too.
 
     Args:

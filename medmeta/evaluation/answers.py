@@ -109,14 +109,7 @@ class Answers:
             VolumeError: where it cannot be read or is on another grid.
         """
         file = self._file(episode, case)
-        if file is None:
-            return None
-        try:
-            return load_mask(file, like=image).as_tensor()[0] > 0
-        except VolumeError as error:
-            if error.code != "empty-mask":  # as a label that is a mistake, as an answer it is one
-                raise
-            return torch.zeros(tuple(image.shape[1:]), dtype=torch.bool)
+        return None if file is None else outlined(file, image)
 
     def probability(self, episode: Episode, case: Key, tumour: str) -> float | None:
         """Of the type; None where nothing was said."""
@@ -144,6 +137,20 @@ class Answers:
             scored = ", ".join(self.manifest.tumours)
             raise _refused(f"the probability of {scored} for an image that is asked of", "that of none")
         return found
+
+
+def outlined(file: Path, image: Any) -> Tensor:
+    """Boolean ``(x, y, z)``: where a program's mask, on the image's grid, is not zero.
+
+    Raises:
+        VolumeError: where it cannot be read, or is on another grid.
+    """
+    try:
+        return load_mask(file, like=image).as_tensor()[0] > 0
+    except VolumeError as error:
+        if error.code != "empty-mask":  # as a label that is a mistake, as an answer it is one
+            raise
+        return torch.zeros(tuple(image.shape[1:]), dtype=torch.bool)
 
 
 def _refused(wanted: str, found: str, cure: str = "Correct predictions.csv.") -> EvaluationError:

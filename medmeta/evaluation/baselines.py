@@ -151,6 +151,15 @@ def methods_of(run: Run, seed: int = 0) -> dict[str, Method | ScanMethod]:
     return {**mine, **baselines(run, seed)}
 
 
+def names_of(run: Run) -> dict[str, str]:
+    """What people read instead of the names of :func:`methods_of`."""
+    return {
+        run.learner.name: f"meta-trained ({run.learner.name})",
+        "safeguarded": "meta-trained, then fine-tuned while those left out gain",
+        **NAMES,
+    }
+
+
 def linear_probe(warm: Learner, network: Mapping[str, Any]) -> Learner:
     """The pre-trained network with only its head learning from the support."""
     probe = create_learner("pretrain-linear", build(network), **{**warm.options, "moves": "head"})

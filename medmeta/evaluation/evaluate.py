@@ -15,7 +15,7 @@ from typing import Any
 from medmeta.errors import new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers, check_programs
-from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, tuned, validation_episodes
+from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, names_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
 from medmeta.evaluation.manifest import Manifest
@@ -96,7 +96,8 @@ def evaluate(
     """
     folder, beside = Path(out), beside or Beside()
     _check(folder, shots, episodes)
-    check_programs(list(beside.predictions), {*_names(run), *_names(run).values()})
+    ours = names_of(run)
+    check_programs(list(beside.predictions), {*ours, *ours.values()})
     began = time.monotonic()
     store = Store(run.plan, cache, salt=run.config["salt"])
     catalogue = Catalogue(v for v in cohort.volumes if run.plan.takes(v))
@@ -202,20 +203,11 @@ class _Asked:
         return available(asked, tumour, self.run.plan, known=known)
 
 
-def _names(run: Run) -> dict[str, str]:
-    """What the report calls our methods."""
-    return {
-        run.learner.name: f"meta-trained ({run.learner.name})",
-        "safeguarded": "meta-trained, then fine-tuned while those left out gain",
-        **NAMES,
-    }
-
-
 def _page(
     asked: _Asked, found: _Found, proof: Proof, tuning: Mapping[str, Any], theirs: Sequence[str]
 ) -> str:
     run, judged = asked.run, found.judged
-    names = {**_names(run), **{name: name for name in theirs}}
+    names = {**names_of(run), **{name: name for name in theirs}}
     shown = {m: names[m] for m in names if m in judged.seconds}
     return render(
         Report(

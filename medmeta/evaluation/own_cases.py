@@ -9,7 +9,7 @@ from typing import Any
 
 from medmeta.errors import nearest
 from medmeta.evaluation.advice import Advice, advise
-from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, methods_of
+from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, methods_of, names_of
 from medmeta.evaluation.evaluate import LEARNT
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.proof import check_names
@@ -100,8 +100,7 @@ def advise_on(
             cure="Label more; 'medmeta select' proposes whom.",
         )
     store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)
-    names = {run.learner.name: f"meta-trained ({run.learner.name})"} if run is not None else {}
-    names |= {"safeguarded": "meta-trained, then fine-tuned while those left out gain", **NAMES}
+    names = NAMES if run is None else names_of(run)
     methods = _methods(run, store, task, seed)
     options: dict[str, Any] = {"shots": ladder(patients), "episodes": episodes, "seed": seed, "track": track}
     if task == "segmentation":  # nothing that is advised rests on patients without the target
