@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
+from medmeta.volumes.quiet import quiet
 
 _TARGETS = 4096  # voxels of a target kept to centre crops on
 
@@ -76,7 +77,8 @@ def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
         )
     data, affine = {"image": image}, image.affine
     for step in _steps(plan, "image"):
-        data = step(data)
+        with quiet():  # of a single slice torch warns at each call of how it treats one voxel
+            data = step(data)
         if data["image"].affine.shape == (4, 4):  # in 2D too, the affine is that of three axes
             affine = data["image"].affine
     voxels = data["image"].as_tensor().float().contiguous()
@@ -95,7 +97,8 @@ def prepare_mask(plan: Plan, mask: Any, affine: Tensor) -> tuple[Tensor, Tensor]
     """
     data = {"mask": mask}
     for step in _steps(plan, "mask"):
-        data = step(data)
+        with quiet():
+            data = step(data)
     flat = data["mask"].as_tensor()[0].to(torch.uint8).contiguous()
     if bool(mask.any()) and not bool(flat.any()):
         flat = _nearest(mask, affine, flat, plan.slice_axis)

@@ -309,6 +309,7 @@ def test_a_single_slice_comes_back_without_a_word(flat: int, recwarn: pytest.War
     assert done.mask is not None
     back = restore(done.mask[None], done.affine, native, mode="nearest")
     assert torch.equal(back.as_tensor(), labels)
+    prepare(Plan(2, (1.5, 1.5, 1.0), (8, 8), 1, slice_axis=flat), native, mask=native)  # resampled
     assert not [w for w in recwarn if "affine_grid" in str(w.message)]
 
 
