@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,32 +21,35 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "images" / "atlas"
 
 
-@pytest.fixture(scope="module")
-def atlas() -> ModuleType:
+def script(name: str) -> ModuleType:
     """As ``python benchmarks/atlas.py`` has it: the scripts beside it can be imported."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("atlas_benchmark", ROOT / "benchmarks" / "atlas.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    return module
 
 
-def test_neighbouring_numbers_are_one_patient_and_other_letters_another(atlas: ModuleType) -> None:
-    assert atlas.neighbours(["a_3", "a_40", "a_12", "b_4"]) == ["a_3", "a_40", "a_3", "b_4"]
+@pytest.fixture(scope="module")
+def data() -> ModuleType:
+    return script("atlas_data")
 
 
-def test_cells_hold_every_pixel_and_a_target_smaller_than_one(atlas: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def methods() -> ModuleType:
+    return script("atlas_methods")
+
+
+def test_neighbouring_numbers_are_one_patient_and_other_letters_another(data: ModuleType) -> None:
+    assert data.neighbours(["a_3", "a_40", "a_12", "b_4"]) == ["a_3", "a_40", "a_3", "b_4"]
+
+
+def test_cells_hold_every_pixel_and_a_target_smaller_than_one(data: ModuleType) -> None:
     label = torch.zeros(2, 8, 8).long()
     label[0, 3, 3] = 1  # a quarter of a cell
     label[1, 2:6, 2:5] = 1  # whole cells and halves
     image = torch.rand(2, 1, 8, 8)
-    cells = atlas.celled(Examples(image, label, ("background", "target"), ("p", "q")))
+    cells = data.celled(Examples(image, label, ("background", "target"), ("p", "q")))
     assert cells.image.flatten(1).sort(1).values.equal(image.flatten(1).sort(1).values)
     assert cells.label.flatten(1).sum(1).tolist() == [1, 4]
     assert cells.label[0, 1, 1] == 1
@@ -57,14 +60,14 @@ def images(sets: Sequence[Any]) -> set[bytes]:
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the atlas is not beside the checkout")
-def test_no_family_is_both_trained_on_and_chosen_by_or_tested(atlas: ModuleType) -> None:
-    sets = atlas.read(DATA)
-    for group, families in atlas.GROUPS.items():
-        own = atlas.split(sets, group, organs=True)
+def test_no_family_is_both_trained_on_and_chosen_by_or_tested(data: ModuleType) -> None:
+    sets = data.read(DATA)
+    for group, families in data.GROUPS.items():
+        own = data.split(sets, group, organs=True)
         trained = [s.name for s in own.train]
         assert own.validate
         assert own.test
-        assert not [n for n in trained if n.startswith(families + atlas.VALIDATION)]
+        assert not [n for n in trained if n.startswith(families + data.VALIDATION)]
         assert not {s.name for s in own.validate} & {s.name for s in own.test}
         # what networks and "ours" learn from once rates are chosen
         assert {s.name for s in own.every} >= {*trained, *(s.name for s in own.validate)}
@@ -89,13 +92,13 @@ class _Source:
 
 
 def test_stopped_training_goes_on_to_the_same_weights(
-    atlas: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    methods: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atlas, "Schedule", lambda **given: Schedule(**{**given, "save_every": 2}))
+    monkeypatch.setattr(methods, "Schedule", lambda **given: Schedule(**{**given, "save_every": 2}))
 
     def trained(file: str, stop: int | None = None) -> Any:
-        learner = create_learner("refined-ridge", atlas.network(0))
-        return atlas.trained(learner, _Source(stop=stop), 4, tmp_path / file)
+        learner = create_learner("refined-ridge", methods.network(0))
+        return methods.trained(learner, _Source(stop=stop), 4, tmp_path / file)
 
     straight = trained("one.safetensors")
     with pytest.raises(Stopped):
@@ -106,10 +109,12 @@ def test_stopped_training_goes_on_to_the_same_weights(
         assert resumed.state_dict()[name].equal(weight), name
 
 
-def test_kept_work_is_not_gone_on_with_under_other_settings(atlas: ModuleType, tmp_path: Path) -> None:
+def test_kept_work_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
     def folder(**given: object) -> Path:
         settings: dict[str, object] = {"out": tmp_path, "quick": False, "rank_steps": 1500, "draws": 10}
-        made: Path = atlas.folder_for(argparse.Namespace(**{**settings, **given}), ("quick", "rank_steps"))
+        made: Path = script("kept").folder_for(
+            argparse.Namespace(**{**settings, **given}), ("quick", "rank_steps")
+        )
         return made
 
     (tmp_path / "episodes.jsonl").write_text("")  # of before settings were kept: taken as it is
