@@ -412,3 +412,24 @@ def test_an_image_and_a_mask_of_two_issuers(tmp_path: Path) -> None:
     issued(tmp_path, "one", image="A", mask="B")
     with pytest.raises(CohortError, match="of 2 patients"):
         open_cohort(tmp_path, layout="dicom")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that cannot be used is not lost without a word, whoever opens the cohort."""
+    image(tmp_path / "a.nii.gz")
+    table(tmp_path, "p1,a.nii.gz,,glioma", *(f"p{i},gone.nii.gz,,glioma" for i in range(2, 10)))
+    assert len(open_cohort(tmp_path).volumes) == 1
+    assert "row 3: the image file does not exist" in caplog.text
+    assert "and 3 more" in caplog.text
+    assert "gone" not in caplog.text
+
+
+@pytest.mark.parametrize("other", ["P1", "p 1", "p_1", "p-1\N{ZERO WIDTH SPACE}"])
+def test_one_patient_under_two_spellings_is_said(tmp_path: Path, other: str) -> None:
+    image(tmp_path / "a.nii.gz")
+    first = "p-1" if other != "P1" else "p1"
+    table(tmp_path, f"{first},a.nii.gz,,glioma", f"{other},a.nii.gz,,glioma", "p11,a.nii.gz,,glioma")
+    cohort = open_cohort(tmp_path)
+    assert len(cohort.patients) == 3
+    (problem,) = cohort.problems
+    assert problem.startswith("2 patients whose keys differ only")
