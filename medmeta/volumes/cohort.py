@@ -119,7 +119,7 @@ def open_cohort(
 
 
 def _spellings(patients: Iterable[str]) -> list[str]:
-    """Whether keys differ in nothing that people see or say: one patient may stand on both sides of a split."""
+    """Whether keys differ in nothing that people say: one patient may stand on both sides of a split."""
     found: dict[str, set[str]] = {}
     for patient in set(patients):
         plain = "".join(c for c in unicodedata.normalize("NFKC", patient) if unicodedata.category(c) != "Cf")

@@ -433,3 +433,34 @@ def test_one_patient_under_two_spellings_is_said(tmp_path: Path, other: str) -> 
     assert len(cohort.patients) == 3
     (problem,) = cohort.problems
     assert problem.startswith("2 patients whose keys differ only")
+
+
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("train", "val", "test_set")])
+def test_parts_of_a_split_are_no_classes(tmp_path: Path, parts: Sequence[str]) -> None:
+    """As many public sets come: a network would have learnt to tell Training from Testing."""
+    for part in parts:
+        for kind in ("glioma", "none"):
+            image(tmp_path / part / kind / f"{part}{kind}.nii.gz")
+    with pytest.raises(CohortError, match="a folder a part of a split"):
+        open_cohort(tmp_path)
+    assert open_cohort(tmp_path / parts[0]).tumours == ("glioma",)
+
+
+@pytest.mark.parametrize("masks", ["masks", "labels", "Ground_Truth"])
+def test_images_and_masks_apart_are_no_classes(tmp_path: Path, masks: str) -> None:
+    image(tmp_path / "images" / "a.nii.gz")
+    mask(tmp_path / masks / "a.nii.gz", [1])
+    with pytest.raises(CohortError, match="labelsTr"):
+        open_cohort(tmp_path)
+
+
+def test_numbered_masks_are_masks(tmp_path: Path) -> None:
+    """As in BUSI: the second outline of an image is not an image of the class."""
+    for kind in ("benign", "normal"):
+        for name in ("one", "two"):
+            image(tmp_path / kind / f"{kind} ({name}).nii.gz")
+            mask(tmp_path / kind / f"{kind} ({name})_mask.nii.gz", [1])
+        mask(tmp_path / kind / f"{kind} (two)_mask_1.nii.gz", [1])
+    cohort = open_cohort(tmp_path)
+    assert [v.patient for v in cohort.volumes] == ["benign (one)", "normal (one)", "normal (two)"]
+    assert cohort.problems == ("class benign: 1 image(s) with several masks left out",)
