@@ -108,7 +108,7 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
     Raises:
         CohortError: where there is none, or they do not have the same number of channels.
     """
-    by_image = {v.image: v for v in volumes}
+    by_image = {(v.image, v.series or ""): v for v in volumes}  # a folder may hold many series
     images = [by_image[k] for k in sorted(by_image)]
     if not images:
         raise CohortError("at least one volume to plan for", found="none", cure="Open a cohort with volumes.")

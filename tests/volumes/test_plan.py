@@ -29,6 +29,7 @@ from medmeta.volumes import (
     prepare,
     restore,
 )
+from tests.volumes import phantoms
 
 
 def save(
@@ -327,3 +328,15 @@ def test_a_smaller_shape_means_a_coarser_spacing(tmp_path: Path) -> None:
     assert make_plan(volumes, whole=True, patch=(16, 16, 16), spacing=(1, 1, 1)).spacing == (1.0, 1.0, 1.0)
     with pytest.raises(CohortError, match="a patch of 3 numbers, found 2"):
         make_plan(volumes, whole=True, patch=(16, 16))
+
+
+def test_series_of_one_folder_are_images_of_their_own(tmp_path: Path) -> None:
+    """As archives export it: all files of all patients in one folder."""
+    volumes = []
+    for number, step in enumerate((2.0, 4.0, 3.0)):
+        made = phantoms.classic(phantoms.voxels((4, 6, 5), seed=number), step=step, spacing=(1.0, 1.0))
+        phantoms.save(made, tmp_path, names=[f"{number}{i}.dcm" for i in range(4)])
+        volumes.append(Volume(f"p{number}", (tmp_path,), series=made[0].SeriesInstanceUID))
+    plan = make_plan(volumes)
+    assert plan.about.startswith("from 3 of 3 images")
+    assert plan.spacing == (1.0, 1.0, 3.0)
