@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,8 @@ def inspect(
             )
         raise typer.Exit(_leaks(path, as_json))
     chosen: dict[str, Any] = {"series": series, "modality": modality, "description": description}
-    entries = [entry for p in path for entry in look(p, **chosen, track=Bar())]
+    salt = secrets.token_hex(16)  # one for all paths: a patient of two of them has one key
+    entries = [entry for p in path for entry in look(p, **chosen, salt=salt, track=Bar())]
     if as_json:
         typer.echo(json.dumps(entries, indent=1))
     else:
