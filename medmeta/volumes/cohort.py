@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmeta.errors import nearest
-from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing
+from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing, table
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -184,6 +184,8 @@ def _recognise(root: Path) -> str:
     for name, layout in LAYOUTS.items():
         if layout.matches(root):
             return name
+    if table.find(root) is not None:
+        return "table"  # which says what column it misses
     empty = root.is_dir() and not any(root.iterdir())
     raise CohortError(
         f"a cohort in one of the layouts {', '.join(LAYOUTS)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,19 @@ def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volum
         case = name if name in masks else _CHANNEL.sub("", name)
         images.setdefault(case, []).append(file)
     most = max((len(files) for files in images.values()), default=0)
+    numbers = {
+        case: tuple(stem(file).removeprefix(case) or "_0000" for file in files)
+        for case, files in images.items()
+    }
+    usual = Counter(found for found in numbers.values() if len(found) == most).most_common(1)
     cases = []
     for number, (case, files) in enumerate(sorted(images.items()), start=1):
         if case not in masks:
             listing.problems.append(f"case {number} of imagesTr: no mask in labelsTr")
         elif len(files) != most:
             listing.problems.append(f"case {number} of imagesTr: {len(files)} of {most} channels")
+        elif numbers[case] != usual[0][0]:  # the second channel would be of another kind
+            listing.problems.append(f"case {number} of imagesTr: channels of other numbers than the rest's")
         else:
             cases.append(Volume(case, tuple(files), masks[case], modality=modalities(about)))
     alone = sorted(set(masks) - set(images))
