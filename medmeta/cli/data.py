@@ -79,7 +79,7 @@ def _leaks(paths: list[Path], as_json: bool) -> int:
         typer.echo(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            typer.echo(f"{row['leak']}: {' and '.join(row['images'])}")
+            typer.echo(f"{row['leak']}: {' and '.join(map(_printable, row['images']))}")
     for problem in found.problems:
         log.print(plain(problem), soft_wrap=True, highlight=False)
     return int(bool(found) or bool(found.problems))
@@ -91,7 +91,7 @@ def _show(entries: list[dict[str, Any]]) -> None:
 
     columns: dict[str, list[str]] = {
         "": ["[green]ok[/]" if e["ok"] else f"[red]{e['code']}[/]" for e in entries],
-        "volume": [plain(e["path"]) for e in entries],
+        "volume": [plain(_printable(e["path"])) for e in entries],
         "series": ["\n".join(filter(None, (e["series"], f"{e['modality']} {e['unit']}"))) for e in entries],
         "patient": [e["patient"][:8] for e in entries],
         "voxels, mm": ["×".join(map(str, e["shape"])) + _sizes(e["spacing_mm"]) for e in entries],
@@ -107,7 +107,12 @@ def _show(entries: list[dict[str, Any]]) -> None:
     console.print(table)
     for e in entries:
         for text in ([] if e["ok"] else [e["message"]]) + list(e["warnings"]):
-            log.print(f"{plain(e['path'])}: {plain(text)}", soft_wrap=True, highlight=False)
+            log.print(f"{plain(_printable(e['path']))}: {plain(text)}", soft_wrap=True, highlight=False)
+
+
+def _printable(path: str) -> str:
+    """A path as a terminal can show it, whatever encoding its name was given in."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _widths(columns: dict[str, list[str]], total: int) -> dict[str, int]:

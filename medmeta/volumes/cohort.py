@@ -204,4 +204,5 @@ def patient_key(patient: str, salt: str) -> str:
         False
     """
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
-    return hashlib.blake2b(patient.encode(), digest_size=6, key=secret).hexdigest()
+    raw = patient.encode(errors="surrogateescape")  # files' names may be in any encoding
+    return hashlib.blake2b(raw, digest_size=6, key=secret).hexdigest()

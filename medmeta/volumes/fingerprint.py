@@ -149,10 +149,13 @@ def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int
     axes = _ras_axes(affine)
     spacing = np.linalg.norm(affine, axis=0)[axes]
     shape = np.array(image.shape[1:])[axes]
-    ct = set(volume.modality) == {"CT"} or (not volume.modality and image.meta.get("unit") == "HU")
+    unit, named = image.meta.get("unit", ""), set(volume.modality)
+    ct = named <= {"CT"} and (unit == "HU" or (not unit and bool(named)))  # some CTs are in other units
     mask = read_mask(volume, image).as_tensor()[0] > 0 if volume.mask is not None else None
+    if mask is not None and not bool(mask.any()):  # of a patient free of targets
+        mask = None
     box = None
-    if mask is not None and bool(mask.any()):
+    if mask is not None:
         voxels = mask.nonzero()
         size = (voxels.max(0).values - voxels.min(0).values + 1).numpy()
         box = size[axes] * spacing

@@ -340,3 +340,15 @@ def test_series_of_one_folder_are_images_of_their_own(tmp_path: Path) -> None:
     plan = make_plan(volumes)
     assert plan.about.startswith("from 3 of 3 images")
     assert plan.spacing == (1.0, 1.0, 3.0)
+
+
+def test_air_is_no_target_of_a_patient_free_of_any(tmp_path: Path) -> None:
+    """A mask beside the word none is empty; the window is that of the body, not of the air around it."""
+    voxels = np.full((20, 20, 20), -1000, np.float32)
+    voxels[5:15, 5:15, 5:15] = noise((10, 10, 10), scale=20.0) + 40
+    image = save(tmp_path, "a", voxels)
+    empty = save(tmp_path, "m", np.zeros((20, 20, 20), np.uint8))
+    plan = make_plan([Volume("p", (image,), empty, modality=("CT",))])
+    assert plan.intensity == "window"
+    assert plan.low > -200
+    assert plan.mean == pytest.approx(40, abs=5)
