@@ -118,12 +118,22 @@ def open_cohort(
     return Cohort(folder.resolve().name, tuple(listing.volumes), folder, tuple(listing.problems), name)
 
 
+def plain_key(patient: str) -> str:
+    """A patient's key without what nobody says: capitals, spaces, dashes, marks that cannot be seen.
+
+    Example:
+        >>> plain_key(" PAT_007 ") == plain_key("pat-007"), plain_key("pat-7") == plain_key("pat-007")
+        (True, False)
+    """
+    seen = "".join(c for c in unicodedata.normalize("NFKC", patient) if unicodedata.category(c) != "Cf")
+    return re.sub(r"[\s_.-]+", "-", seen.strip()).casefold()
+
+
 def _spellings(patients: Iterable[str]) -> list[str]:
     """Whether keys differ in nothing that people say: one patient may stand on both sides of a split."""
     found: dict[str, set[str]] = {}
     for patient in set(patients):
-        plain = "".join(c for c in unicodedata.normalize("NFKC", patient) if unicodedata.category(c) != "Cf")
-        found.setdefault(re.sub(r"[\s_.-]+", "-", plain.strip()).casefold(), set()).add(patient)
+        found.setdefault(plain_key(patient), set()).add(patient)
     doubtful = sum(len(keys) for keys in found.values() if len(keys) > 1)
     if not doubtful:
         return []
