@@ -48,13 +48,16 @@ def modalities(about: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _listed(path: Path, about: dict[str, Any], listing: Listing) -> list[Volume]:
     cases = []
+    by_case: dict[Path, dict[str, list[Path]]] = {}
     for number, entry in enumerate(section(about, "training"), start=1):
         if not isinstance(entry, dict) or "image" not in entry:
             listing.problems.append(f"training entry {number}: no image")
             continue
         image = path / str(entry["image"])
         mask = path / str(entry["label"]) if entry.get("label") else None
-        channels = (image,) if there(image) else _channels(image.parent, stem(image))
+        if image.parent not in by_case:
+            by_case[image.parent] = _channels(image.parent)
+        channels = (image,) if there(image) else tuple(by_case[image.parent].get(stem(image), ()))
         if not channels or mask is None or not there(mask):
             listing.problems.append(f"training entry {number}: the image or the mask does not exist")
             continue
@@ -62,8 +65,12 @@ def _listed(path: Path, about: dict[str, Any], listing: Listing) -> list[Volume]
     return cases
 
 
-def _channels(folder: Path, case: str) -> tuple[Path, ...]:
-    return tuple(p for p in image_files(folder) if _CHANNEL.sub("", stem(p)) == case)
+def _channels(folder: Path) -> dict[str, list[Path]]:
+    """The files of each case, listed once for all of them."""
+    found: dict[str, list[Path]] = {}
+    for file in image_files(folder):
+        found.setdefault(_CHANNEL.sub("", stem(file)), []).append(file)
+    return found
 
 
 def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volume]:
