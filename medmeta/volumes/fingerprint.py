@@ -146,7 +146,7 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
 def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int, np.ndarray | None]:
     image = read_image(volume)
     affine = np.asarray(image.affine, dtype=float)[:3, :3]
-    axes = _ras_axes(affine)
+    axes = ras_axes(affine)
     spacing = np.linalg.norm(affine, axis=0)[axes]
     shape = np.array(image.shape[1:])[axes]
     unit, named = image.meta.get("unit", ""), set(volume.modality)
@@ -162,7 +162,7 @@ def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int
     return spacing, shape, ct, _sample(image.as_tensor(), mask), int(image.shape[0]), box
 
 
-def _ras_axes(affine: np.ndarray) -> list[int]:
+def ras_axes(affine: np.ndarray) -> list[int]:
     """Which voxel axis runs along right, anterior, superior."""
     from nibabel.orientations import io_orientation
 

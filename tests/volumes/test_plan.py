@@ -352,3 +352,11 @@ def test_air_is_no_target_of_a_patient_free_of_any(tmp_path: Path) -> None:
     assert plan.intensity == "window"
     assert plan.low > -200
     assert plan.mean == pytest.approx(40, abs=5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 9), (1, 16, 16), (16, 1, 16)])
+def test_a_scan_of_other_slices_than_planned_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A whole scan, or a slice that lies another way, given to a plan of axial slices."""
+    plan = make_plan([Volume("p", (save(tmp_path, "a", noise((16, 16, 1))),))])
+    with pytest.raises(CohortError, match="an image of one axial slice"):
+        prepare(plan, load(save(tmp_path, "b", noise(shape))))
