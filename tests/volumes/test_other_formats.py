@@ -282,3 +282,13 @@ def test_a_colon_climbs_nowhere(tmp_path: Path) -> None:
         for file in (tmp_path / "study").iterdir():
             archive.write(file, f"T1: post contrast/{file.name}")
     assert load(tmp_path / "study.zip").shape == (1, 4, 5, 3)
+
+
+def test_a_nrrd_of_two_axes(tmp_path: Path) -> None:
+    """As ITK writes a picture: the same as its MetaImage."""
+    plane = ARRAY[:, :, 0]
+    about = {"space dimension": 2, "space directions": np.diag([0.5, 0.7]), "space origin": [0.0, 0.0]}
+    nrrd.write(str(tmp_path / "a.nrrd"), plane, about)
+    image = load(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(image[0, :, :, 0].numpy(), plane)
+    assert image.affine.diag().tolist() == [-0.5, -0.7, 1, 1]
