@@ -56,7 +56,7 @@ def prepare(
         tumour: the tumour type.
 
     Raises:
-        CohortError: where channels or slices are not as planned, or voxels are not finite.
+        CohortError: where channels, slices or the unit are not as planned, or voxels are not finite.
 
     Example:
         >>> from monai.data import MetaTensor
@@ -78,6 +78,7 @@ def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
             cure="Make a plan for this cohort, or give the channels the plan was made for.",
         )
     _is_flat(plan, image)
+    _is_in_hu(plan, image)
     data, affine = {"image": image}, image.affine
     for step in _steps(plan, "image"):
         with quiet():  # of a single slice torch warns at each call of how it treats one voxel
@@ -101,6 +102,17 @@ def _is_flat(plan: Plan, image: Any) -> None:
             f"an image of one {lies} slice, as planned",
             found=f"{tuple(image.shape[1:])} voxels",
             cure="Give single slices, or make a plan for this cohort.",
+        )
+
+
+def _is_in_hu(plan: Plan, image: Any) -> None:
+    """Refuse values that are known to be no Hounsfield units where these are clipped and scaled as such."""
+    unit = getattr(image, "meta", {}).get("unit", "")
+    if plan.intensity == "window" and unit not in ("", "HU"):
+        raise CohortError(
+            "a CT in HU, as planned",
+            found=f"values in {unit!r}",
+            cure="Give the original CT, or make a plan for this cohort.",
         )
 
 

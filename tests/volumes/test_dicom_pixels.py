@@ -16,7 +16,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
-from medmeta.volumes import Volume, VolumeError, inspect, load, make_plan
+from medmeta.volumes import CohortError, Plan, Volume, VolumeError, inspect, load, make_plan, prepare
 from tests.volumes.phantoms import PET, classic, enhanced, save, voxels
 
 PIXELS = voxels((3, 40, 36))
@@ -441,3 +441,6 @@ def test_a_ct_without_its_rescale_is_not_in_hounsfield_units(tmp_path: Path, cap
     assert "no RescaleIntercept" in caplog.text
     plan = make_plan([Volume("p", (tmp_path,), modality=("CT",))])
     assert plan.intensity == "zscore"
+    window = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, intensity="window", low=-100.0, high=200.0)
+    with pytest.raises(CohortError, match="found values in 'stored'"):
+        prepare(window, image)
