@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,8 @@ def inspect(
             )
         raise typer.Exit(_leaks(path, as_json))
     chosen: dict[str, Any] = {"series": series, "modality": modality, "description": description}
-    entries = [entry for p in path for entry in look(p, **chosen, track=Bar())]
+    salt = secrets.token_hex(16)  # one for all paths: a patient of two of them has one key
+    entries = [entry for p in path for entry in look(p, **chosen, salt=salt, track=Bar())]
     if as_json:
         typer.echo(json.dumps(entries, indent=1))
     else:
@@ -77,7 +79,7 @@ def _leaks(paths: list[Path], as_json: bool) -> int:
         typer.echo(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            typer.echo(f"{row['leak']}: {' and '.join(row['images'])}")
+            typer.echo(f"{row['leak']}: {' and '.join(map(_printable, row['images']))}")
     for problem in found.problems:
         log.print(plain(problem), soft_wrap=True, highlight=False)
     return int(bool(found) or bool(found.problems))
@@ -89,7 +91,7 @@ def _show(entries: list[dict[str, Any]]) -> None:
 
     columns: dict[str, list[str]] = {
         "": ["[green]ok[/]" if e["ok"] else f"[red]{e['code']}[/]" for e in entries],
-        "volume": [plain(e["path"]) for e in entries],
+        "volume": [plain(_printable(e["path"])) for e in entries],
         "series": ["\n".join(filter(None, (e["series"], f"{e['modality']} {e['unit']}"))) for e in entries],
         "patient": [e["patient"][:8] for e in entries],
         "voxels, mm": ["×".join(map(str, e["shape"])) + _sizes(e["spacing_mm"]) for e in entries],
@@ -105,7 +107,12 @@ def _show(entries: list[dict[str, Any]]) -> None:
     console.print(table)
     for e in entries:
         for text in ([] if e["ok"] else [e["message"]]) + list(e["warnings"]):
-            log.print(f"{plain(e['path'])}: {plain(text)}", soft_wrap=True, highlight=False)
+            log.print(f"{plain(_printable(e['path']))}: {plain(text)}", soft_wrap=True, highlight=False)
+
+
+def _printable(path: str) -> str:
+    """A path as a terminal can show it, whatever encoding its name was given in."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _widths(columns: dict[str, list[str]], total: int) -> dict[str, int]:

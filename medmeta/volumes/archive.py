@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medmeta.volumes.errors import VolumeError
 
@@ -48,7 +49,9 @@ def unpacked(path: Path) -> Iterator[Path]:
 def _safe(entries: list[zipfile.ZipInfo], path: Path) -> None:
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
-        climbs = name.is_absolute() or ".." in name.parts or ":" in entry.filename or "\0" in entry.filename
+        # a colon is one more character, but on Windows, where it names a drive or a stream
+        drive = PureWindowsPath(entry.filename).drive or (os.name == "nt" and ":" in entry.filename)
+        climbs = name.is_absolute() or ".." in name.parts or bool(drive) or "\0" in entry.filename
         link = entry.create_system == 3 and (entry.external_attr >> 28) == 0xA
         if climbs or link:
             found = "an entry that climbs out of its folder" if climbs else "a link"

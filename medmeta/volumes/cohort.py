@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmeta.errors import nearest
-from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing
+from medmeta.volumes.layouts import LAYOUTS, CohortError, Listing, table
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 5  # problems logged one by one
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def open_cohort(
 ) -> Cohort:
     r"""List the volumes of a folder in any of the layouts people already have; read no image yet.
 
+    What cannot be used is left out, kept in ``problems`` and logged.
+
     Args:
         path: a folder, or the table or list file itself.
         layout: one of ``"table"`` (CSV/TSV with patient, image, mask, tumor), ``"nnunet"`` (Decathlon
@@ -104,8 +112,43 @@ def open_cohort(
         raise CohortError(
             f"at least one usable volume in the layout {name!r}", found=_none_found(listing), cure=_CURE[name]
         )
+    listing.problems += _spellings(v.patient for v in listing.volumes)
+    _say(listing.problems)
     folder = root if root.is_dir() else root.parent
     return Cohort(folder.resolve().name, tuple(listing.volumes), folder, tuple(listing.problems), name)
+
+
+def plain_key(patient: str) -> str:
+    """A patient's key without what nobody says: capitals, spaces, dashes, marks that cannot be seen.
+
+    Example:
+        >>> plain_key(" PAT_007 ") == plain_key("pat-007"), plain_key("pat-7") == plain_key("pat-007")
+        (True, False)
+    """
+    seen = "".join(c for c in unicodedata.normalize("NFKC", patient) if unicodedata.category(c) != "Cf")
+    return re.sub(r"[\s_.-]+", "-", seen.strip()).casefold()
+
+
+def _spellings(patients: Iterable[str]) -> list[str]:
+    """Whether keys differ in nothing that people say: one patient may stand on both sides of a split."""
+    found: dict[str, set[str]] = {}
+    for patient in set(patients):
+        found.setdefault(plain_key(patient), set()).add(patient)
+    doubtful = sum(len(keys) for keys in found.values() if len(keys) > 1)
+    if not doubtful:
+        return []
+    return [
+        f"{doubtful} patients whose keys differ only in capitals, spaces or dashes: taken for different"
+        " ones; write one key a patient if they are not"
+    ]
+
+
+def _say(problems: list[str]) -> None:
+    """Log what is left out, so that nobody trains on half a cohort unawares."""
+    for problem in problems[:_SHOWN]:
+        _LOG.warning("%s", problem)
+    if len(problems) > _SHOWN:
+        _LOG.warning("and %d more like these, all in the cohort's problems", len(problems) - _SHOWN)
 
 
 def _rename(listing: Listing, pattern: str) -> None:
@@ -151,6 +194,8 @@ def _recognise(root: Path) -> str:
     for name, layout in LAYOUTS.items():
         if layout.matches(root):
             return name
+    if table.find(root) is not None:
+        return "table"  # which says what column it misses
     empty = root.is_dir() and not any(root.iterdir())
     raise CohortError(
         f"a cohort in one of the layouts {', '.join(LAYOUTS)}",
@@ -169,4 +214,5 @@ def patient_key(patient: str, salt: str) -> str:
         False
     """
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
-    return hashlib.blake2b(patient.encode(), digest_size=6, key=secret).hexdigest()
+    raw = patient.encode(errors="surrogateescape")  # files' names may be in any encoding
+    return hashlib.blake2b(raw, digest_size=6, key=secret).hexdigest()

@@ -108,7 +108,7 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
     Raises:
         CohortError: where there is none, or they do not have the same number of channels.
     """
-    by_image = {v.image: v for v in volumes}
+    by_image = {(v.image, v.series or ""): v for v in volumes}  # a folder may hold many series
     images = [by_image[k] for k in sorted(by_image)]
     if not images:
         raise CohortError("at least one volume to plan for", found="none", cure="Open a cohort with volumes.")
@@ -146,20 +146,23 @@ def fingerprint(volumes: Sequence[Volume], *, track: Track = silent) -> Fingerpr
 def _look(volume: Volume) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray, int, np.ndarray | None]:
     image = read_image(volume)
     affine = np.asarray(image.affine, dtype=float)[:3, :3]
-    axes = _ras_axes(affine)
+    axes = ras_axes(affine)
     spacing = np.linalg.norm(affine, axis=0)[axes]
     shape = np.array(image.shape[1:])[axes]
-    ct = set(volume.modality) == {"CT"} or (not volume.modality and image.meta.get("unit") == "HU")
+    unit, named = image.meta.get("unit", ""), set(volume.modality)
+    ct = named <= {"CT"} and (unit == "HU" or (not unit and bool(named)))  # some CTs are in other units
     mask = read_mask(volume, image).as_tensor()[0] > 0 if volume.mask is not None else None
+    if mask is not None and not bool(mask.any()):  # of a patient free of targets
+        mask = None
     box = None
-    if mask is not None and bool(mask.any()):
+    if mask is not None:
         voxels = mask.nonzero()
         size = (voxels.max(0).values - voxels.min(0).values + 1).numpy()
         box = size[axes] * spacing
     return spacing, shape, ct, _sample(image.as_tensor(), mask), int(image.shape[0]), box
 
 
-def _ras_axes(affine: np.ndarray) -> list[int]:
+def ras_axes(affine: np.ndarray) -> list[int]:
     """Which voxel axis runs along right, anterior, superior."""
     from nibabel.orientations import io_orientation
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -313,9 +313,11 @@ def _counted(
         values, counts = np.unique(mask[mask > 0], return_counts=True)
         found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     except VolumeError as error:
-        if error.code != "overlapping-segments":
+        if error.code not in ("overlapping-segments", "bad-contour"):
             raise
         found, names = _one_by_one(path, affine, shape, about)
+        if not names:
+            raise
     called = [names.get(number, str(number)) for number in found]
     return {
         name if called.count(name) == 1 else f"{name} ({number})": count
@@ -354,8 +356,9 @@ def _others(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
             owned.setdefault(image, []).append(mask)
         if not owners:
             entries.append(mask)
+    patients = _patients(images, owned, root)
     with ThreadPoolExecutor(call.workers) as pool:
-        seen = pool.map(lambda file: _look(file, owned.get(file, []), root, call), images)
+        seen = pool.map(lambda file: _look(file, owned.get(file, []), patients[file], root, call), images)
         lonely = pool.map(lambda file: _lonely(file, root, call), entries)
         found = itertools.chain.from_iterable(itertools.chain(seen, ([entry] for entry in lonely)))
         total = len(images) + len(entries)
@@ -414,9 +417,21 @@ def _owners(mask: Path, index: _Index) -> list[Path]:
     return []
 
 
-def _look(file: Path, masks: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
+def _patients(images: Sequence[Path], owned: Mapping[Path, Sequence[Path]], root: Path) -> dict[Path, str]:
+    """Whose each image is: its name, with its folder where images of other folders have that name."""
+    names = {image: _base(owned[image][0] if image in owned else image) for image in images}
+    folders: dict[str, set[Path]] = {}
+    for image, name in names.items():
+        folders.setdefault(name, set()).add(image.parent)
+    return {
+        image: name if len(folders[name]) == 1 else f"{_relative(image.parent, root)}/{name}"
+        for image, name in names.items()
+    }
+
+
+def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call) -> list[Entry]:
     """An image with its masks counted, and each mask that does not fit."""
-    patient = call.patient(_base(masks[0]) if masks else _base(file))
+    patient = call.patient(whose)
     entry = Entry(_relative(file, root), patient=patient)
     try:
         scan, modality = _scan(file)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate
 
 from medmeta.errors import MedmetaError
-from medmeta.volumes.cohort import Cohort
+from medmeta.volumes.cohort import Cohort, plain_key
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.reading import read_image
 
@@ -37,7 +37,8 @@ class Leak:
     """Two volumes that are, or seem to be, of one patient though they should not be.
 
     Args:
-        kind: ``"same-patient"`` (one key in two cohorts), ``"same-voxels"`` or ``"near-duplicate"``
+        kind: ``"same-patient"`` (one key in two cohorts, but for capitals, spaces and dashes),
+            ``"same-voxels"`` or ``"near-duplicate"``
             (flipped, resampled, a neighbouring slice), both under different keys.
         first, second: (number of the cohort, number of the volume in it), from 0.
         similarity: 1 for equal, else the correlation of the weighted spectra.
@@ -109,6 +110,7 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Track = silent) -> LeakRepor
             else:
                 looks.append(look)
     pairs = [*_same_patient(cohorts), *_same_voxels(looks), *_alike(looks)]
+    pairs += _same_patient(cohorts, plain_key)
     seen: dict[tuple[Any, Any], Leak] = {}
     for leak in pairs:  # the surest kind of a pair comes first
         seen.setdefault((leak.first, leak.second), leak)
@@ -175,12 +177,12 @@ def _thumbnail(voxels: torch.Tensor) -> torch.Tensor:
     return pool(large, times)[0, 0]
 
 
-def _same_patient(cohorts: Sequence[Cohort]) -> Iterator[Leak]:
+def _same_patient(cohorts: Sequence[Cohort], key: Callable[[str], str] = str) -> Iterator[Leak]:
     firsts = []
     for c, cohort in enumerate(cohorts):
         first: dict[str, tuple[int, int]] = {}
         for i, volume in enumerate(cohort.volumes):
-            first.setdefault(volume.patient, (c, i))
+            first.setdefault(key(volume.patient), (c, i))
         firsts.append(first)
     for one, two in itertools.combinations(firsts, 2):
         for patient in sorted(set(one) & set(two)):

@@ -309,19 +309,26 @@ def read_raw_mask(path: Path) -> tuple[Scan, NDArray[np.int32]]:
 
 
 def named_labels(path: Path) -> dict[int, str]:
-    """The names of a DICOM mask's segments or regions by number, read without pixels.
+    """The names of a DICOM mask's segments, or of its regions with closed contours, by number.
 
     Raises:
         VolumeError: where the file is no DICOM mask.
     """
+    return targets(path)[0]
+
+
+def targets(path: Path) -> tuple[dict[int, str], int]:
+    """As ``named_labels``, and how many regions there are of points, open contours or nothing."""
     header = read_header(path) if is_dicom(path) else None
     if header is None or not header.is_mask:
         raise VolumeError("not-a-volume", found="no DICOM mask", where=path)
     if header.sop_class == RTSTRUCT:
         from medmeta.volumes.rtstruct import read_contours
 
-        return {region.number: region.name for region in read_contours(path)}
-    return {segment.number: segment.name for segment in seg.read_segments(path)}
+        regions = read_contours(path)
+        closed = {region.number: region.name for region in regions if region.closed}
+        return closed, len(regions) - len(closed)
+    return {segment.number: segment.name for segment in seg.read_segments(path)}, 0
 
 
 def _from_folder(
@@ -371,6 +378,8 @@ def _from_dicom(
 
 
 def _numbered(label: int | str | None, names: dict[int, Any], path: Path) -> int | None:
+    if isinstance(label, int) and label not in names:
+        raise VolumeError("missing-label", found=f"{sorted(names) or 'none'}, not {label}", where=path)
     if label is None or isinstance(label, int):
         return label
     fitting = [

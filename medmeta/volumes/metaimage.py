@@ -83,15 +83,15 @@ def _fields(path: Path) -> tuple[dict[str, str], tuple[Path, int]]:
 
 
 def _data(fields: dict[str, str], path: Path, place: int) -> tuple[Path, int]:
-    named = fields["ElementDataFile"]
+    named = fields["ElementDataFile"].removeprefix("./")
     if named == "LOCAL":
         return path, place
     if Path(named).name != named or named.startswith("LIST") or "%" in named:
         found = "voxels in several files or another folder"
         raise VolumeError("unreadable", found=found, where=path, cure="Put the voxels in one file beside it.")
     skip = int(fields.get("HeaderSize", "0"))
-    if skip < 0:
-        raise VolumeError("damaged-file", found="a HeaderSize below 0", where=path)
+    if skip < -1:
+        raise VolumeError("damaged-file", found="a HeaderSize below -1", where=path)
     return path.parent / named, skip
 
 
@@ -115,6 +115,8 @@ def _voxels(fields: dict[str, str], path: Path) -> tuple[tuple[int, ...], np.dty
 def _unpacked(fields: dict[str, str], data: tuple[Path, int], size: int, path: Path) -> bytes:
     file_path, start = data
     packed = fields.get("CompressedData", "False").lower() == "true"
+    if start == -1:  # the voxels are the end of the file (MetaIO), whatever stands before
+        start = 0 if packed else max(0, os.path.getsize(file_path) - size)
     if size > (os.path.getsize(file_path) - start) * (1100 if packed else 1):
         raise VolumeError("truncated-file", found=f"a header that claims {size} bytes", where=path)
     with open(file_path, "rb") as file:

@@ -173,6 +173,8 @@ def _header(data: bytes, path: Path) -> Any:
 
 
 def _affine(header: Any, path: Path, warnings: list[str]) -> NDArray[np.float64]:
+    # as the NIfTI library has it: 0, which old writers leave there, is the right hand
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     sform = header.get_sform() if int(header["sform_code"]) > 0 else None
     with quiet():
         try:
@@ -185,11 +187,12 @@ def _affine(header: Any, path: Path, warnings: list[str]) -> NDArray[np.float64]
     if chosen is None:
         warnings.append("orientation unknown: neither sform nor qform is set")
         chosen = header.get_base_affine()
-    chosen = np.array(chosen, dtype=np.float64) * _millimetres(header, warnings)
+    factor = _millimetres(header, warnings)
+    chosen = np.array(chosen, dtype=np.float64) * factor
     chosen[3] = 0, 0, 0, 1
     check_affine(chosen, path)
     if sform is not None and qform is not None:
-        _compare(sform, qform, header, path, warnings)
+        _compare(sform * factor, qform * factor, header, path, warnings)
     return chosen
 
 

@@ -79,6 +79,8 @@ def _placed(
         raise VolumeError("not-scalar", found=f"{math.prod(others)} values a voxel", where=path)
     array = array.reshape([n for n, is_space in zip(array.shape, spatial, strict=True) if is_space])
     vectors = vectors[spatial]
+    if array.ndim == 2 and vectors.shape == (2, 2):  # a plane by itself has pixels of a size, and no place
+        return _unplaced(array, {"spacings": np.linalg.norm(vectors, axis=1)}, path)
     if array.ndim != 3 or vectors.shape != (3, 3):
         raise VolumeError("several-times-file", found=f"{array.ndim} axes in space", where=path)
     affine = np.eye(4)
@@ -105,4 +107,9 @@ def _unplaced(
     sizes = np.array(header.get("spacings", [math.nan] * array.ndim), dtype=np.float64)
     spaced = bool(len(sizes) >= 2 and np.isfinite(sizes).all() and (sizes > 0).all())
     sizes = np.concatenate([sizes, [1.0]])[:3] if spaced else np.ones(3)
-    return array, LPS_TO_RAS @ np.diag([*sizes, 1.0]), ("orientation unknown: no space directions",), spaced
+    return (
+        array,
+        LPS_TO_RAS @ np.diag([*sizes, 1.0]),
+        ("orientation unknown: no place in space",),
+        spaced,
+    )

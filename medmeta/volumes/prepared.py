@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from medmeta.volumes.fingerprint import ras_axes
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
 from medmeta.volumes.quiet import quiet
@@ -54,7 +56,7 @@ def prepare(
         tumour: the tumour type.
 
     Raises:
-        CohortError: where the channels are not as planned, or voxels are not finite.
+        CohortError: where channels, slices or the unit are not as planned, or voxels are not finite.
 
     Example:
         >>> from monai.data import MetaTensor
@@ -75,6 +77,8 @@ def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
             found=f"{image.shape[0]}",
             cure="Make a plan for this cohort, or give the channels the plan was made for.",
         )
+    _is_flat(plan, image)
+    _is_in_hu(plan, image)
     data, affine = {"image": image}, image.affine
     for step in _steps(plan, "image"):
         with quiet():  # of a single slice torch warns at each call of how it treats one voxel
@@ -85,6 +89,31 @@ def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(voxels).all()):
         raise CohortError("finite voxels", found="NaN or infinity", cure="Repair or drop the volume.")
     return voxels, torch.as_tensor(affine).double()
+
+
+def _is_flat(plan: Plan, image: Any) -> None:
+    """Refuse an image of several slices, or one that lies another way, for a plan in 2D."""
+    if plan.spatial_dims == 3:
+        return
+    along = ras_axes(np.asarray(image.affine, dtype=float)[:3, :3])[plan.slice_axis]
+    if image.shape[1 + along] != 1:
+        lies = ("sagittal", "coronal", "axial")[plan.slice_axis]
+        raise CohortError(
+            f"an image of one {lies} slice, as planned",
+            found=f"{tuple(image.shape[1:])} voxels",
+            cure="Give single slices, or make a plan for this cohort.",
+        )
+
+
+def _is_in_hu(plan: Plan, image: Any) -> None:
+    """Refuse values that are known to be no Hounsfield units where these are clipped and scaled as such."""
+    unit = getattr(image, "meta", {}).get("unit", "")
+    if plan.intensity == "window" and unit not in ("", "HU"):
+        raise CohortError(
+            "a CT in HU, as planned",
+            found=f"values in {unit!r}",
+            cure="Give the original CT, or make a plan for this cohort.",
+        )
 
 
 def prepare_mask(plan: Plan, mask: Any, affine: Tensor) -> tuple[Tensor, Tensor]:

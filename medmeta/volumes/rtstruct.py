@@ -18,6 +18,7 @@ from medmeta.volumes.tags import first, items, numbers, text, whole
 
 # a contour may lie off its slice by this part of the slice's step: planning systems round to 0.1 mm
 OFF_PLANE = 0.1
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Region:
     name: str
     kinds: tuple[str, ...]
     contours: tuple[NDArray[np.float64], ...]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is something to fill: isocentres, marks and regions never drawn are listed beside."""
+        return bool(self.kinds) and all(kind in CLOSED for kind in self.kinds)
 
 
 def read_contours(path: Path) -> tuple[Region, ...]:
@@ -113,7 +119,7 @@ def draw(
 def _voxels(
     kind: str, points: NDArray[np.float64], back: NDArray[np.float64], path: Path
 ) -> NDArray[np.float64]:
-    if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
+    if kind not in CLOSED:
         raise VolumeError("bad-contour", found=f"a contour of kind {kind[:20] or 'unknown'!r}", where=path)
     if len(points) < 3:
         raise VolumeError("bad-contour", found=f"a contour of {len(points)} point(s)", where=path)

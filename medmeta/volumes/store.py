@@ -193,7 +193,7 @@ class Store:
             number, first = refused[0]
             raise StoreError(
                 f"{len(volumes)} volumes that can be prepared",
-                found=f"{len(refused)} that cannot; the first is number {number}: {first}",
+                found=f"{len(refused)} that cannot; the first is number {number}: {first}".rstrip("."),
                 cure="Repair or leave out what medmeta inspect finds.",
             ) from first
 

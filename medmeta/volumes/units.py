@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
-from medmeta.volumes.tags import first, items, number, text, texts
+from medmeta.volumes.tags import first, items, number, raw, text, texts
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ def unit_of(ds: Dataset, *, kind: str = "") -> Unit:
         kind: RescaleType of an enhanced file, where it stands in the functional groups.
 
     Example:
-        >>> ds = Dataset(); ds.Modality = "CT"
+        >>> ds = Dataset(); ds.Modality = "CT"; ds.RescaleIntercept = -1024
         >>> unit_of(ds).name
         'HU'
     """
     modality = text(ds, 0x00080060).upper()
     if modality == "CT":
         kind = (kind or text(ds, 0x00281054)).upper()  # RescaleType
+        if raw(ds, 0x00281052) is None and not items(ds, 0x52009230):
+            return Unit("stored", warning="the CT has no RescaleIntercept: its values are not in HU")
         if kind in ("", "HU") or (kind == "US" and text(ds, 0x00080008).upper().startswith("ORIGINAL")):
             return Unit("HU")
         return Unit(kind, warning=f"the CT is not in HU but in {kind!r}")

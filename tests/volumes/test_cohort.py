@@ -213,7 +213,7 @@ def test_dicom_tree_of_the_sample_data(sample_data: Path) -> None:
 def test_rtstruct_names_its_rois(shared_data: Path) -> None:
     tree = open_cohort(shared_data / "dicom" / "rtstruct")
     assert "Heart" in tree.tumours
-    assert len({v.label for v in tree.volumes}) == len(tree.volumes) == 10
+    assert len({v.label for v in tree.volumes}) == len(tree.volumes) == 9  # the tenth was never drawn
 
 
 def test_sample_data(sample_data: Path) -> None:
@@ -412,3 +412,146 @@ def test_an_image_and_a_mask_of_two_issuers(tmp_path: Path) -> None:
     issued(tmp_path, "one", image="A", mask="B")
     with pytest.raises(CohortError, match="of 2 patients"):
         open_cohort(tmp_path, layout="dicom")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that cannot be used is not lost without a word, whoever opens the cohort."""
+    image(tmp_path / "a.nii.gz")
+    table(tmp_path, "p1,a.nii.gz,,glioma", *(f"p{i},gone.nii.gz,,glioma" for i in range(2, 10)))
+    assert len(open_cohort(tmp_path).volumes) == 1
+    assert "row 3: the image file does not exist" in caplog.text
+    assert "and 3 more" in caplog.text
+    assert "gone" not in caplog.text
+
+
+@pytest.mark.parametrize("other", ["P1", "p 1", "p_1", "p-1\N{ZERO WIDTH SPACE}"])
+def test_one_patient_under_two_spellings_is_said(tmp_path: Path, other: str) -> None:
+    image(tmp_path / "a.nii.gz")
+    first = "p-1" if other != "P1" else "p1"
+    table(tmp_path, f"{first},a.nii.gz,,glioma", f"{other},a.nii.gz,,glioma", "p11,a.nii.gz,,glioma")
+    cohort = open_cohort(tmp_path)
+    assert len(cohort.patients) == 3
+    (problem,) = cohort.problems
+    assert problem.startswith("2 patients whose keys differ only")
+
+
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("train", "val", "test_set")])
+def test_parts_of_a_split_are_no_classes(tmp_path: Path, parts: Sequence[str]) -> None:
+    """As many public sets come: a network would have learnt to tell Training from Testing."""
+    for part in parts:
+        for kind in ("glioma", "none"):
+            image(tmp_path / part / kind / f"{part}{kind}.nii.gz")
+    with pytest.raises(CohortError, match="a folder a part of a split"):
+        open_cohort(tmp_path)
+    assert open_cohort(tmp_path / parts[0]).tumours == ("glioma",)
+
+
+@pytest.mark.parametrize("masks", ["masks", "labels", "Ground_Truth"])
+def test_images_and_masks_apart_are_no_classes(tmp_path: Path, masks: str) -> None:
+    image(tmp_path / "images" / "a.nii.gz")
+    mask(tmp_path / masks / "a.nii.gz", [1])
+    with pytest.raises(CohortError, match="labelsTr"):
+        open_cohort(tmp_path)
+
+
+def test_numbered_masks_are_masks(tmp_path: Path) -> None:
+    """As in BUSI: the second outline of an image is not an image of the class."""
+    for kind in ("benign", "normal"):
+        for name in ("one", "two"):
+            image(tmp_path / kind / f"{kind} ({name}).nii.gz")
+            mask(tmp_path / kind / f"{kind} ({name})_mask.nii.gz", [1])
+        mask(tmp_path / kind / f"{kind} (two)_mask_1.nii.gz", [1])
+    cohort = open_cohort(tmp_path)
+    assert [v.patient for v in cohort.volumes] == ["benign (one)", "normal (one)", "normal (two)"]
+    assert cohort.problems == ("class benign: 1 image(s) with several masks left out",)
+
+
+def test_a_table_of_something_else_is_no_cohort(tmp_path: Path) -> None:
+    """TCIA puts a metadata.csv beside its series, BraTS a table of survival."""
+    image(tmp_path / "imagesTr" / "a.nii.gz")
+    mask(tmp_path / "labelsTr" / "a.nii.gz", [1])
+    table(tmp_path, "1.2.3,CBIS", header="Series UID,Collection", name="metadata.csv")
+    assert open_cohort(tmp_path).layout == "nnunet"
+    table(tmp_path / "alone", "1.2.3,CBIS", header="Series UID,Collection", name="metadata.csv")
+    with pytest.raises(CohortError, match="a column 'image'"):
+        open_cohort(tmp_path / "alone")
+
+
+def test_a_table_in_windows_code_page(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    text = "patient,image,mask,tumor\np1,a.nii.gz,,gliome \N{EN DASH} grade 2\N{HORIZONTAL ELLIPSIS}\n"
+    for coding in ("cp1252", "utf-8"):
+        (tmp_path / "cohort.csv").write_bytes(text.encode(coding))
+        cohort = open_cohort(tmp_path)
+        assert cohort.tumours == ("gliome \N{EN DASH} grade 2\N{HORIZONTAL ELLIPSIS}",)
+        assert cohort.problems == ()
+
+
+def test_only_line_ends_end_a_row(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    table(tmp_path, "p1,a.nii.gz,,one\N{LINE SEPARATOR}two", 'p2,a.nii.gz,,"one\nline"')
+    assert [v.tumour for v in open_cohort(tmp_path).volumes] == ["one\N{LINE SEPARATOR}two", "one\nline"]
+
+
+def test_a_label_that_pandas_wrote(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    mask(tmp_path / "m.nii.gz", [1])
+    table(tmp_path, "p1,a.nii.gz,m.nii.gz,x,1.0", "p2,a.nii.gz,,,", header="patient,image,mask,tumor,label")
+    assert [v.label for v in open_cohort(tmp_path).volumes] == [1, None]
+
+
+@pytest.mark.parametrize("layout", ["table", "datalist"])
+def test_files_of_one_name_are_not_one_patient(tmp_path: Path, layout: str) -> None:
+    """As in KiTS: case_00000/imaging.nii.gz."""
+    folders = [f"case_{n}" for n in range(3)]
+    for folder in folders:
+        image(tmp_path / folder / "imaging.nii.gz")
+        mask(tmp_path / folder / "segmentation.nii.gz", [1])
+    pairs = [(f"{f}/imaging.nii.gz", f"{f}/segmentation.nii.gz") for f in folders]
+    if layout == "table":
+        table(tmp_path, *(f"{i},{m},kidney" for i, m in pairs), header="image,mask,tumor")
+    else:
+        entries = [{"image": i, "label": m} for i, m in pairs]
+        (tmp_path / "list.json").write_text(json.dumps({"training": entries}))
+    cohort = open_cohort(tmp_path)
+    assert cohort.patients == tuple(f"{folder}/imaging" for folder in folders)
+    assert any("3 images without a patient" in problem for problem in cohort.problems)
+    assert open_cohort(tmp_path, patient=r"^(.*)/").patients == tuple(folders)
+
+
+def test_classes_of_a_datalist_are_numbers_or_names(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    entries = [{"image": "a.nii.gz", "label": label} for label in (1, 1.0, "1", "cyst", [0, 1], True, 0.5)]
+    (tmp_path / "l.json").write_text(json.dumps({"training": entries, "labels": {"0": "none", "1": "cyst"}}))
+    cohort = open_cohort(tmp_path)
+    assert [v.tumour for v in cohort.volumes] == ["cyst"] * 4
+    assert cohort.problems == tuple(f"entry {n}: neither a mask nor a class" for n in (5, 6, 7))
+
+
+def test_channels_of_other_numbers_are_left_out(tmp_path: Path) -> None:
+    """The second channel of b is what the others have as their third."""
+    for case, second in (("a", "0001"), ("b", "0002"), ("c", "0001")):
+        for channel in ("0000", second):
+            image(tmp_path / "imagesTr" / f"{case}_{channel}.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{case}.nii.gz", [1])
+    cohort = open_cohort(tmp_path)
+    assert cohort.patients == ("a", "c")
+    assert cohort.problems == ("case 2 of imagesTr: channels of other numbers than the rest's",)
+
+
+def test_numbers_that_are_no_channels(tmp_path: Path) -> None:
+    for case in ("case_0001", "case_0002"):
+        image(tmp_path / "imagesTr" / f"{case}.nii.gz")
+        mask(tmp_path / "labelsTr" / f"{case}.nii.gz", [1])
+    cohort = open_cohort(tmp_path)
+    assert cohort.patients == ("case_0001", "case_0002")
+    assert cohort.problems == ()
+
+
+def test_one_mask_object_there_twice_is_one(tmp_path: Path) -> None:
+    _, made = source(tmp_path)
+    file = write(made, segments(), tmp_path / "a.dcm")
+    (tmp_path / "b.dcm").write_bytes(file.read_bytes())
+    cohort = open_cohort(tmp_path)
+    assert [v.label for v in cohort.volumes] == [1, 2]
+    assert cohort.problems == ("1 mask object(s) there twice: one of each is used",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medmeta.volumes import VolumeError, load, load_mask
+from medmeta.volumes import VolumeError, inspect, load, load_mask, open_cohort
 from medmeta.volumes.loading import named_labels
 from tests.volumes.phantoms import AXIAL, OBLIQUE, classic, save, voxels
 
@@ -334,3 +335,50 @@ def test_contours_in_another_frame_of_reference(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as caught:
         load_mask(file, like=load(folder))
     assert caught.value.code == "other-frame"
+
+
+def with_regions(file: Path, *regions: tuple[str, str | None]) -> Path:
+    """The same RTSTRUCT with further regions, each of one contour of a kind (a point's first), or of none."""
+    ds = pydicom.dcmread(file)
+    for number, (name, kind) in enumerate(regions, start=11):
+        region, drawn = copy.deepcopy(ds.StructureSetROISequence[0]), Dataset()
+        region.ROINumber, region.ROIName = number, name
+        ds.StructureSetROISequence.append(region)
+        drawn.ReferencedROINumber = number
+        if kind is not None:
+            drawn.ContourSequence = [copy.deepcopy(ds.ROIContourSequence[0].ContourSequence[0])]
+            drawn.ContourSequence[0].ContourGeometricType = kind
+            if kind == "POINT":
+                drawn.ContourSequence[0].ContourData = drawn.ContourSequence[0].ContourData[:3]
+        ds.ROIContourSequence.append(drawn)
+    ds.save_as(file)
+    return file
+
+
+def test_isocentres_and_regions_never_drawn_are_no_targets(tmp_path: Path) -> None:
+    """As every planning system exports them; they cost the regions beside them nothing."""
+    folder, made = source(tmp_path)
+    drawn = [("CLOSED_PLANAR", square(0.5, 4.5, 2))]
+    file = with_regions(
+        structures(made, drawn, tmp_path / "rt.dcm"),
+        ("ISO", "POINT"),
+        ("line", "OPEN_PLANAR"),
+        ("PTV", None),
+    )
+    assert named_labels(file) == {3: "GTV"}
+    cohort = open_cohort(tmp_path)
+    assert [(v.tumour, v.label) for v in cohort.volumes] == [("GTV", 3)]
+    assert cohort.problems == ("mask object 1: 3 region(s) without closed contours left out",)
+    (entry,) = inspect(tmp_path)
+    assert entry["labels"] == {"GTV": 16}
+    with pytest.raises(VolumeError, match="POINT"):
+        load_mask(file, like=load(folder), label="ISO")
+
+
+def test_a_number_that_is_not_there_is_told_from_those_that_are(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    write(made, mask(), tmp_path / "seg.dcm")
+    structures(made, [("CLOSED_PLANAR", square(0.5, 4.5, 2))], tmp_path / "rt.dcm")
+    for name, held in (("seg.dcm", r"\[1, 2\]"), ("rt.dcm", r"\[3\]")):
+        with pytest.raises(VolumeError, match=f"found {held}, not 9"):
+            load_mask(tmp_path / name, like=load(folder), label=9)

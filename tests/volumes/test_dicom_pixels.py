@@ -16,7 +16,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
-from medmeta.volumes import VolumeError, inspect, load
+from medmeta.volumes import CohortError, Plan, Volume, VolumeError, inspect, load, make_plan, prepare
 from tests.volumes.phantoms import PET, classic, enhanced, save, voxels
 
 PIXELS = voxels((3, 40, 36))
@@ -430,3 +430,17 @@ def test_a_file_that_changes_between_header_and_pixels(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as caught:
         read_stack(stack)
     assert caught.value.code == "not-found"
+
+
+def test_a_ct_without_its_rescale_is_not_in_hounsfield_units(tmp_path: Path, caplog: Any) -> None:
+    def bare(ds: Dataset, _: int) -> None:
+        del ds.RescaleSlope, ds.RescaleIntercept
+
+    image = load(save(classic(voxels((3, 5, 4)), alter=bare), tmp_path))
+    assert image.meta["unit"] == "stored"
+    assert "no RescaleIntercept" in caplog.text
+    plan = make_plan([Volume("p", (tmp_path,), modality=("CT",))])
+    assert plan.intensity == "zscore"
+    window = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, intensity="window", low=-100.0, high=200.0)
+    with pytest.raises(CohortError, match="found values in 'stored'"):
+        prepare(window, image)

@@ -12,9 +12,10 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from typer.testing import CliRunner
 
 from medmeta.cli import app
-from medmeta.volumes import VolumeError, inspect, load
+from medmeta.volumes import VolumeError, inspect, load, patient_key
 from tests.volumes.phantoms import MR, PET, SECRETS, affine, classic, enhanced, save, voxels
 from tests.volumes.test_dicom_masks import SHAPE, mask, source, square, structures, write
 
@@ -308,3 +309,35 @@ def test_the_table_can_be_read(
     with pytest.raises(SystemExit):
         app(["inspect", str(folder), "--modality", "MR", "--json"])
     assert [entry["path"] for entry in json.loads(capsys.readouterr().out)] == ["study/a"]
+
+
+def test_files_of_one_name_are_not_one_patient(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        nifti(tmp_path / name / "imaging.nii.gz", np.ones((4, 5, 6), np.float32))
+        nifti(tmp_path / name / "segmentation.nii.gz", np.ones((4, 5, 6), np.uint8))
+    nifti(tmp_path / "p3.nii.gz", np.ones((4, 5, 6), np.float32))
+    assert len({entry["patient"] for entry in inspect(tmp_path)}) == 3
+
+
+def test_a_patient_has_one_key_in_all_paths_of_a_call(tmp_path: Path) -> None:
+    save(classic(voxels(SHAPE)), tmp_path / "one")
+    save(classic(voxels(SHAPE)), tmp_path / "two")
+    made = CliRunner().invoke(app, ["inspect", str(tmp_path / "one"), str(tmp_path / "two"), "--json"])
+    first, second = json.loads(made.stdout)
+    assert first["patient"] == second["patient"] != ""
+
+
+def test_names_in_another_encoding(tmp_path: Path) -> None:
+    """As an old system wrote them to a disk; the keys and the table are those of any other name."""
+    raw = os.fsencode(tmp_path) + b"/M\xfcller.nii.gz"
+    try:
+        os.rename(nifti(tmp_path / "a.nii.gz", np.ones((4, 5, 6), np.float32)), raw)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    (entry,) = inspect(tmp_path, salt="s")
+    assert entry["ok"]
+    assert os.fsencode(tmp_path / entry["path"]) == raw
+    assert entry["patient"] == patient_key(os.fsdecode(b"M\xfcller"), "s")
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert "M\N{REPLACEMENT CHARACTER}ller" in shown.output

@@ -43,6 +43,17 @@ def test_equal_ids_in_two_splits(tmp_path: Path) -> None:
     assert not find_leaks([one])
 
 
+def test_one_id_in_two_spellings(tmp_path: Path) -> None:
+    """Nobody says capitals and dashes when he types an id into the second table."""
+    one = cohort(tmp_path, "train", **{"Pat-07": texture(0), "pat1": texture(1)})
+    two = cohort(tmp_path, "test", pat11=texture(2), PAT_07=texture(3), PAT1=texture(1))
+    report = find_leaks([one, two])
+    assert [(leak.kind, leak.first, leak.second) for leak in report] == [
+        ("same-voxels", (0, 1), (1, 2)),  # what is sure is said
+        ("same-patient", (0, 0), (1, 1)),
+    ]
+
+
 def test_pairs_as_json_and_no_choice_of_series(tmp_path: Path) -> None:
     for name, seed in {"p1": 0, "p2": 1, "p3": 0}.items():
         nibabel.save(nibabel.Nifti1Image(texture(seed), np.eye(4)), tmp_path / f"{name}.nii.gz")

@@ -277,3 +277,38 @@ def test_resampled_only_when_asked(tmp_path: Path) -> None:
         load_mask(file, like=image)
     found = load_mask(file, like=image, resample=True)
     np.testing.assert_array_equal(found[0].numpy(), labels())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 2, 4)])
+def test_a_mask_scaled_to_its_type(tmp_path: Path, dtype: Any, values: tuple[int, ...]) -> None:
+    """nibabel's way to write a mask of floats as whole numbers: 1 comes back as 1.00000006, or 1.004."""
+    voxels = np.random.default_rng(0).choice(values, SHAPE).astype(np.float64)
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    image.set_data_dtype(dtype)
+    image.to_filename(tmp_path / "mask.nii.gz")
+    assert nibabel.load(tmp_path / "mask.nii.gz").dataobj.slope != 1
+    nibabel.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4)).to_filename(tmp_path / "image.nii.gz")
+    found = load_mask(tmp_path / "mask.nii.gz", like=load(tmp_path / "image.nii.gz"))
+    np.testing.assert_array_equal(found[0].numpy(), voxels)
+
+
+@pytest.mark.parametrize(("written", "hand"), [(0.0, 1), (1.0, 1), (-1.0, -1)])
+def test_the_hand_of_a_qform(tmp_path: Path, written: float, hand: int) -> None:
+    """0, which old writers leave there, is the right hand (nifti1.h, method 2)."""
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), None)
+    image.header.set_qform(np.diag([2.0, 2, 3, 1]), 1)
+    image.to_filename(tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[76:80] = np.float32(written).tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    assert load(tmp_path / "a.nii").affine.diag().tolist() == [2, 2, 3 * hand, 1]
+
+
+def test_forms_apart_are_told_in_millimetres(tmp_path: Path, caplog: Any) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.diag([1000.0, 1000, 2000, 1]))
+    image.header.set_xyzt_units("micron")
+    image.set_qform(np.diag([1000.0, 1000, 2010, 1]), 1)
+    image.to_filename(tmp_path / "a.nii")
+    load(tmp_path / "a.nii")
+    assert "up to 0.05 mm apart" in caplog.text

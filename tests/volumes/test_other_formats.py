@@ -264,3 +264,31 @@ def test_nothing_is_left_of_a_zip(tmp_path: Path) -> None:
     with unpacked(tmp_path / "z.zip") as folder:
         assert (folder / "a.txt").read_bytes() == b"x"
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("fields", [{"HeaderSize": -1}, {"ElementDataFile": "./a.raw"}])
+def test_metaimages_as_other_programs_write_them(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """HeaderSize -1: the voxels are the last bytes of the file, whatever stands before (MetaIO)."""
+    file = write_meta(tmp_path / "a.mhd", **fields)
+    raw = tmp_path / "a.raw"
+    if "HeaderSize" in fields:
+        raw.write_bytes(b"a header of another format" + raw.read_bytes())
+    np.testing.assert_array_equal(load(file)[0].numpy(), ARRAY)
+
+
+def test_a_colon_climbs_nowhere(tmp_path: Path) -> None:
+    save(classic(voxels((3, 5, 4))), tmp_path / "study")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for file in (tmp_path / "study").iterdir():
+            archive.write(file, f"T1: post contrast/{file.name}")
+    assert load(tmp_path / "study.zip").shape == (1, 4, 5, 3)
+
+
+def test_a_nrrd_of_two_axes(tmp_path: Path) -> None:
+    """As ITK writes a picture: the same as its MetaImage."""
+    plane = ARRAY[:, :, 0]
+    about = {"space dimension": 2, "space directions": np.diag([0.5, 0.7]), "space origin": [0.0, 0.0]}
+    nrrd.write(str(tmp_path / "a.nrrd"), plane, about)
+    image = load(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(image[0, :, :, 0].numpy(), plane)
+    assert image.affine.diag().tolist() == [-0.5, -0.7, 1, 1]

@@ -29,6 +29,7 @@ from medmeta.volumes import (
     prepare,
     restore,
 )
+from tests.volumes import phantoms
 
 
 def save(
@@ -327,3 +328,35 @@ def test_a_smaller_shape_means_a_coarser_spacing(tmp_path: Path) -> None:
     assert make_plan(volumes, whole=True, patch=(16, 16, 16), spacing=(1, 1, 1)).spacing == (1.0, 1.0, 1.0)
     with pytest.raises(CohortError, match="a patch of 3 numbers, found 2"):
         make_plan(volumes, whole=True, patch=(16, 16))
+
+
+def test_series_of_one_folder_are_images_of_their_own(tmp_path: Path) -> None:
+    """As archives export it: all files of all patients in one folder."""
+    volumes = []
+    for number, step in enumerate((2.0, 4.0, 3.0)):
+        made = phantoms.classic(phantoms.voxels((4, 6, 5), seed=number), step=step, spacing=(1.0, 1.0))
+        phantoms.save(made, tmp_path, names=[f"{number}{i}.dcm" for i in range(4)])
+        volumes.append(Volume(f"p{number}", (tmp_path,), series=made[0].SeriesInstanceUID))
+    plan = make_plan(volumes)
+    assert plan.about.startswith("from 3 of 3 images")
+    assert plan.spacing == (1.0, 1.0, 3.0)
+
+
+def test_air_is_no_target_of_a_patient_free_of_any(tmp_path: Path) -> None:
+    """A mask beside the word none is empty; the window is that of the body, not of the air around it."""
+    voxels = np.full((20, 20, 20), -1000, np.float32)
+    voxels[5:15, 5:15, 5:15] = noise((10, 10, 10), scale=20.0) + 40
+    image = save(tmp_path, "a", voxels)
+    empty = save(tmp_path, "m", np.zeros((20, 20, 20), np.uint8))
+    plan = make_plan([Volume("p", (image,), empty, modality=("CT",))])
+    assert plan.intensity == "window"
+    assert plan.low > -200
+    assert plan.mean == pytest.approx(40, abs=5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 9), (1, 16, 16), (16, 1, 16)])
+def test_a_scan_of_other_slices_than_planned_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A whole scan, or a slice that lies another way, given to a plan of axial slices."""
+    plan = make_plan([Volume("p", (save(tmp_path, "a", noise((16, 16, 1))),))])
+    with pytest.raises(CohortError, match="an image of one axial slice"):
+        prepare(plan, load(save(tmp_path, "b", noise(shape))))

@@ -7,7 +7,15 @@ from typing import Any
 
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import counted_names, label_names, per_label
-from medmeta.volumes.layouts.listing import Listing, free_or, read_json, section, stem, there
+from medmeta.volumes.layouts.listing import (
+    Listing,
+    free_or,
+    name_patients,
+    read_json,
+    section,
+    stem,
+    there,
+)
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -32,7 +40,7 @@ def read(path: Path, track: Track = silent) -> Listing:
 
     ``label`` is the path of a mask (to segment) or a class, by its name or as a number that ``labels``
     names (to classify). ``image`` may be a list, one file a channel. ``patient`` or ``subject_id`` keys
-    the patient, else the image's name.
+    the patient, else the image's name, with its folder where images of other folders have that name.
     """
     file = find(path)
     listing = Listing()
@@ -45,6 +53,7 @@ def read(path: Path, track: Track = silent) -> Listing:
         for entry in section(about, name):
             number += 1
             _add(listing, cases, entry, root, number, classes, modalities(about))
+    name_patients(listing, root, listing.volumes, cases)
     per_label(listing, cases, names or counted_names(cases), what="masked entry", track=track)
     return listing
 
@@ -67,8 +76,8 @@ def _add(
     if not all(there(p) for p in image):
         listing.problems.append(f"entry {number}: the image does not exist")
         return
-    patient = str(entry.get("patient") or entry.get("subject_id") or stem(image[0]))
-    label = entry.get("label")
+    patient = str(entry.get("patient") or entry.get("subject_id") or "")
+    label = _class_or_path(entry.get("label"), classes)
     if label is None:
         listing.problems.append(f"entry {number}: neither a mask nor a class")
     elif isinstance(label, int):
@@ -80,6 +89,15 @@ def _add(
         listing.problems.append(f"entry {number}: the mask does not exist")
     else:
         listing.volumes.append(Volume(patient, image, tumour=free_or(str(label)), modality=modality))
+
+
+def _class_or_path(label: Any, classes: dict[int, str]) -> int | str | None:
+    """A class as a number where it is one, written as ``1``, ``1.0`` or ``"1"``; None for what is neither."""
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    if isinstance(label, str) and label.isdecimal() and int(label) in classes:
+        return int(label)
+    return label if isinstance(label, int | str) and not isinstance(label, bool) else None
 
 
 def _is_file(root: Path, label: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,16 @@ def modalities(about: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _listed(path: Path, about: dict[str, Any], listing: Listing) -> list[Volume]:
     cases = []
+    by_case: dict[Path, dict[str, list[Path]]] = {}
     for number, entry in enumerate(section(about, "training"), start=1):
         if not isinstance(entry, dict) or "image" not in entry:
             listing.problems.append(f"training entry {number}: no image")
             continue
         image = path / str(entry["image"])
         mask = path / str(entry["label"]) if entry.get("label") else None
-        channels = (image,) if there(image) else _channels(image.parent, stem(image))
+        if image.parent not in by_case:
+            by_case[image.parent] = _channels(image.parent)
+        channels = (image,) if there(image) else tuple(by_case[image.parent].get(stem(image), ()))
         if not channels or mask is None or not there(mask):
             listing.problems.append(f"training entry {number}: the image or the mask does not exist")
             continue
@@ -61,8 +65,12 @@ def _listed(path: Path, about: dict[str, Any], listing: Listing) -> list[Volume]
     return cases
 
 
-def _channels(folder: Path, case: str) -> tuple[Path, ...]:
-    return tuple(p for p in image_files(folder) if _CHANNEL.sub("", stem(p)) == case)
+def _channels(folder: Path) -> dict[str, list[Path]]:
+    """The files of each case, listed once for all of them."""
+    found: dict[str, list[Path]] = {}
+    for file in image_files(folder):
+        found.setdefault(_CHANNEL.sub("", stem(file)), []).append(file)
+    return found
 
 
 def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volume]:
@@ -74,12 +82,19 @@ def _found(path: Path, about: Mapping[str, Any], listing: Listing) -> list[Volum
         case = name if name in masks else _CHANNEL.sub("", name)
         images.setdefault(case, []).append(file)
     most = max((len(files) for files in images.values()), default=0)
+    numbers = {
+        case: tuple(stem(file).removeprefix(case) or "_0000" for file in files)
+        for case, files in images.items()
+    }
+    usual = Counter(found for found in numbers.values() if len(found) == most).most_common(1)
     cases = []
     for number, (case, files) in enumerate(sorted(images.items()), start=1):
         if case not in masks:
             listing.problems.append(f"case {number} of imagesTr: no mask in labelsTr")
         elif len(files) != most:
             listing.problems.append(f"case {number} of imagesTr: {len(files)} of {most} channels")
+        elif numbers[case] != usual[0][0]:  # the second channel would be of another kind
+            listing.problems.append(f"case {number} of imagesTr: channels of other numbers than the rest's")
         else:
             cases.append(Volume(case, tuple(files), masks[case], modality=modalities(about)))
     alone = sorted(set(masks) - set(images))

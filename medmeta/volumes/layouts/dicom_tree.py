@@ -11,7 +11,7 @@ from medmeta.volumes.dicom_series import dicom_files, files_below
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
 from medmeta.volumes.layouts.listing import Listing, free_or
-from medmeta.volumes.loading import named_labels
+from medmeta.volumes.loading import targets as targets_of
 from medmeta.volumes.patients import settle, unclear
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
@@ -51,7 +51,12 @@ def read(path: Path, track: Track = silent) -> Listing:
             series.setdefault(header.series, []).append(header)
     used: set[str] = set()
     masks = sorted((header for header in headers if header.is_mask), key=lambda header: header.path)
-    for number, mask in enumerate(masks, start=1):
+    once: dict[str, Header] = {}
+    for mask in masks:
+        once.setdefault(mask.sop_instance or str(mask.path), mask)
+    if len(once) < len(masks):
+        listing.problems.append(f"{len(masks) - len(once)} mask object(s) there twice: one of each is used")
+    for number, mask in enumerate(once.values(), start=1):
         used.update(_add(listing, mask, series, number, doubtful))
     damaged = sum(isinstance(one, VolumeError) for one in found)
     if damaged:
@@ -96,11 +101,13 @@ def _add(
         return set()
     folder = Path(os.path.commonpath([str(s.path.parent) for s in slices]))
     try:
-        targets = named_labels(mask.path)
+        targets, undrawn = targets_of(mask.path)
     except VolumeError as error:
         listing.problems.append(f"mask object {number}: cannot be read ({error.code})")
         return set(found)
-    if not targets:
+    if undrawn:
+        listing.problems.append(f"mask object {number}: {undrawn} region(s) without closed contours left out")
+    if not targets and not undrawn:
         listing.problems.append(f"mask object {number}: no segment")
     for label, name in sorted(targets.items()):
         tumour, modality = free_or(name or f"roi_{label}"), (slices[0].modality,)

@@ -7,12 +7,21 @@ from pathlib import Path
 
 from medmeta.volumes.dicom_header import Header, is_dicom, read_header
 from medmeta.volumes.errors import VolumeError
-from medmeta.volumes.layouts.listing import SUFFIXES, Listing, free_or, image_files, stem
+from medmeta.volumes.layouts.listing import SUFFIXES, CohortError, Listing, free_or, image_files, stem
 from medmeta.volumes.patients import settle
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
-_MASK = re.compile(r"[_\-. ]?(mask|seg|segmentation|label)s?$", re.IGNORECASE)
+# "x_mask" and, where an image has several, "x_mask_1"
+_MASK = re.compile(
+    r"([_\-. ]?(mask|seg|segmentation|label)s?|[_\-. ](mask|seg|segmentation|label)s?[_\-. ]?\d+)$",
+    re.IGNORECASE,
+)
+# folders that people call so hold parts of a set, or images and masks apart: no classes
+_PART = re.compile(r"(train|test|val|valid|validation)(ing)?([_\-. ]?(set|data|images?))?$", re.IGNORECASE)
+_ROLE = re.compile(
+    r"(masks?|labels?|segs?|segmentations?|annotations?|ground[_\- ]?truths?|gts?)$", re.IGNORECASE
+)
 _NEVER = frozenset({"imagestr", "imagests", "labelstr", "labelsts"})
 
 
@@ -30,10 +39,16 @@ def read(path: Path, track: Track = silent) -> Listing:
 
     Below a class lies a file a patient, or a folder a patient: with image files (each a volume, or DICOM:
     together one series). A file ``x_mask``, ``x_seg`` or ``x_label`` is the mask of ``x``; in a patient's
-    folder with one image, so is any file called ``mask``, ``seg`` or ``label``.
+    folder with one image, so is any file called ``mask``, ``seg`` or ``label``. An image with several masks
+    is left out.
+
+    Raises:
+        CohortError: where the folders are called ``train`` and ``test``, or ``images`` and ``masks``.
     """
     listing = Listing()
-    for folder in _classes(path):
+    classes = _classes(path)
+    _are_classes(classes)
+    for folder in classes:
         tumour = free_or(folder.name)
         _files(listing, folder, tumour, patient=None)
         for number, below in enumerate(sorted(p for p in folder.iterdir() if p.is_dir()), start=1):
@@ -45,6 +60,22 @@ def read(path: Path, track: Track = silent) -> Listing:
             else:
                 listing.problems.append(f"class {folder.name}, folder {number}: no image")
     return listing
+
+
+def _are_classes(folders: list[Path]) -> None:
+    """Refuse folders whose names say that they are something else: they would be learnt as tumour types."""
+    if any(_ROLE.match(folder.name) for folder in folders):
+        raise CohortError(
+            "a folder a class",
+            found="a folder of masks beside one of images",
+            cure="Call them imagesTr and labelsTr, or list images and masks in a cohort.csv.",
+        )
+    if folders and all(_PART.match(folder.name) for folder in folders):
+        raise CohortError(
+            "a folder a class",
+            found="a folder a part of a split",
+            cure="Open each part by itself, or all of them through a cohort.csv.",
+        )
 
 
 def _classes(path: Path) -> list[Path]:
@@ -94,12 +125,20 @@ def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | No
         listing.problems.append(f"class {tumour or 'none'}: {doubled} file(s) of one name in two formats")
     masks = {name: p for name, p in files.items() if _MASK.search(name)}
     images = {name: p for name, p in files.items() if name not in masks}
-    owned = {_MASK.sub("", name): p for name, p in masks.items()}
+    owned: dict[str, list[Path]] = {}
+    for name, file in masks.items():
+        owned.setdefault(_MASK.sub("", name), []).append(file)
+    if patient is not None and len(images) == len(masks) == 1:
+        owned = {name: list(masks.values()) for name in images}
+    several = 0
     for name, file in images.items():
-        mask = owned.pop(name, None)
-        if mask is None and len(images) == 1 and len(masks) == 1 and patient is not None:
-            mask = next(iter(masks.values()))
-            owned.clear()
-        listing.volumes.append(Volume(patient or name, (file,), mask if tumour else None, tumour))
+        own = owned.pop(name, [])
+        if tumour and len(own) > 1:
+            several += 1
+            continue
+        listing.volumes.append(Volume(patient or name, (file,), own[0] if tumour and own else None, tumour))
+    if several:
+        listing.problems.append(f"class {tumour or 'none'}: {several} image(s) with several masks left out")
     if owned:
-        listing.problems.append(f"class {tumour or 'none'}: {len(owned)} mask(s) without an image")
+        alone = sum(map(len, owned.values()))
+        listing.problems.append(f"class {tumour or 'none'}: {alone} mask(s) without an image")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,43 @@ def there(path: Path) -> bool:
         return False
 
 
+def name_patients(listing: Listing, root: Path, *volumes: list[Volume]) -> None:
+    """Key each patient that nobody named by the image, in place.
+
+    That is the image's name, and its folder with it where images of other folders have that name: the
+    ``imaging.nii.gz`` of 200 folders are not one patient's.
+    """
+    unnamed = [volume for some in volumes for volume in some if not volume.patient]
+    folders: dict[str, set[Path]] = {}
+    for volume in unnamed:
+        folders.setdefault(stem(volume.image[0]), set()).add(volume.image[0].parent)
+    shared = {name for name, where in folders.items() if len(where) > 1}
+    for some in volumes:
+        some[:] = [v if v.patient else replace(v, patient=_key(v.image[0], root, shared)) for v in some]
+    count = len({volume.image[0] for volume in unnamed if stem(volume.image[0]) in shared})
+    if count:
+        listing.problems.append(
+            f"{count} images without a patient are called as those of other folders are: each is taken for a"
+            " patient of its own; name the patients if one has several"
+        )
+
+
+def _key(image: Path, root: Path, shared: set[str]) -> str:
+    name = stem(image)
+    if name not in shared:
+        return name
+    folder = image.parent
+    return f"{(folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()}/{name}"
+
+
 def read_text(file: Path) -> str:
-    """Text in UTF-8, UTF-16 with its mark, or else Latin-1 as old spreadsheets write it."""
+    """Text in UTF-8, UTF-16 with its mark, or else in western Windows' code page, as spreadsheets have it."""
     raw = file.read_bytes()
     coding = "utf-16" if raw[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
-    try:
-        return raw.decode(coding)
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    for known in (coding, "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode(known)
+    return raw.decode("latin-1")
 
 
 def section(about: dict[str, Any], name: str) -> list[Any]:

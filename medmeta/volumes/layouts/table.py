@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 
 from medmeta.errors import nearest
-from medmeta.volumes.layouts.listing import CohortError, Listing, free_or, read_text, stem, there
+from medmeta.volumes.layouts.listing import CohortError, Listing, free_or, name_patients, read_text, there
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
 
@@ -19,6 +21,7 @@ _NAMES = {
     "series": ("series", "series_uid", "seriesinstanceuid"),
     "modality": ("modality",),
 }
+_NEEDED = ("image", "tumor")
 
 
 def find(path: Path) -> Path | None:
@@ -33,12 +36,25 @@ def find(path: Path) -> Path | None:
 
 
 def matches(path: Path) -> bool:
-    """Whether the path is a table or a folder with one."""
-    return find(path) is not None
+    """Whether the path is a table or a folder with one.
+
+    One that is not called cohort must name images and tumours: archives put tables of other things beside.
+    """
+    table = find(path)
+    if table is None or path.is_file() or table.stem.lower() == "cohort":
+        return table is not None
+    try:
+        rows = _rows(table)
+    except csv.Error:
+        return False
+    named = [cell.strip().lower() for cell in rows[0]] if rows else []
+    return all(any(name in named for name in _NAMES[needed]) for needed in _NEEDED)
 
 
 def read(path: Path, track: Track = silent) -> Listing:
     """Read every row; paths are relative to the table, channels of an image are separated by ``;``.
+
+    Where no patient is named, the image's name keys him, with its folder where other folders have that name.
 
     A row that cannot be used becomes a problem, "row 3: …", and the others are kept.
     """
@@ -49,9 +65,8 @@ def read(path: Path, track: Track = silent) -> Listing:
             found="none or several",
             cure="Name the table cohort.csv.",
         )
-    text = read_text(table)
     try:
-        rows = list(csv.reader(text.splitlines(), delimiter=_delimiter(table, text)))
+        rows = _rows(table)
     except csv.Error as error:
         raise CohortError("a table", found=str(error), cure="Save it as CSV in UTF-8.") from error
     if not rows:
@@ -64,7 +79,13 @@ def read(path: Path, track: Track = silent) -> Listing:
         if any(cell.strip() for cell in cells):
             row = {name: cells[i].strip() if i < len(cells) else "" for name, i in columns.items()}
             _add(listing, row, table.parent, number)
+    name_patients(listing, table.parent, listing.volumes)
     return listing
+
+
+def _rows(table: Path) -> list[list[str]]:
+    text = read_text(table)
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(table, text)))
 
 
 def _delimiter(table: Path, text: str) -> str:
@@ -83,7 +104,7 @@ def _columns(header: list[str]) -> dict[str, int]:
             if other in names:
                 columns[name] = names.index(other)
                 break
-    for needed in ("image", "tumor"):
+    for needed in _NEEDED:
         if needed not in columns:
             raise CohortError(
                 f"a column {needed!r} in the table",
@@ -106,13 +127,13 @@ def _add(listing: Listing, row: dict[str, str], root: Path, number: int) -> None
     if mask is not None and not row["tumor"]:
         listing.problems.append(f"row {number}: a mask, and nothing in the column tumor to say of what")
         return
-    label = row.get("label", "")
+    label = re.sub(r"\.0+$", "", row.get("label", ""))  # a column with gaps is written as 1.0
     if label and not label.isdecimal():
         listing.problems.append(f"row {number}: the label is not a whole number")
         return
     listing.volumes.append(
         Volume(
-            patient=row.get("patient") or stem(image[0]),
+            patient=row.get("patient", ""),
             image=image,
             mask=mask,
             tumour=free_or(row["tumor"]),
