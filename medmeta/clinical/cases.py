@@ -16,10 +16,11 @@ from medmeta.clinical.choose import Passed, Rules, study
 from medmeta.clinical.outputs import Scanned
 from medmeta.clinical.pacs import Study
 from medmeta.clinical.pairing import stem_of
-from medmeta.volumes import load
 
 _LOG = logging.getLogger("medmeta.clinical")
 _KEY = ".case-key"
+UNSPACED = "voxel size unknown: lengths and volumes are those of voxels of 1 mm"
+"""What is said of a picture's measurements."""
 
 Input: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = tuple[Path, ...] | Study
@@ -130,7 +131,8 @@ def opened(source: Source, channels: int, rules: Rules) -> Iterator[Scanned]:
         )
         found = stack.enter_context(study(paths[0], rules))
         if found is None or len(paths) > 1:
-            yield Scanned(read_channels(paths, channels), *(found or ()))
+            image, warnings = read_channels(paths, channels)
+            yield Scanned(image, *(found or ()), warnings=warnings)
             return
         series, chosen = found
         for warning in series.warnings:
@@ -155,8 +157,8 @@ def _image(series: Any, channels: int) -> Any:
     return tensor(read_stack(series))
 
 
-def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
-    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``.
+def read_channels(paths: Sequence[Path], channels: int = 1) -> tuple[Any, tuple[str, ...]]:
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is worth knowing of its file.
 
     Args:
         paths: one a channel, or one NIfTI with the channels on its fourth axis.
@@ -166,10 +168,14 @@ def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
         VolumeError: where a file cannot be read right.
         CohortError: where they are not on one grid.
     """
+    from medmeta.volumes.loading import read, tensor
     from medmeta.volumes.reading import read_image
     from medmeta.volumes.record import Volume
 
     if len(paths) > 1:
-        return read_image(Volume("", tuple(paths)))
+        return read_image(Volume("", tuple(paths))), ()
     several = channels > 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
-    return load(paths[0], channels=channels if several else 1)
+    scan = read(paths[0], channels=channels if several else 1)
+    for warning in scan.warnings:
+        _LOG.warning("a scan: %s", warning)
+    return tensor(scan), (*scan.warnings, *(() if scan.spaced else (UNSPACED,)))
