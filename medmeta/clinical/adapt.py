@@ -120,8 +120,8 @@ class _Lesson:
         return _Learnt(self, predictor, network, sure, self._alarms(network, sure))
 
     def _alarms(self, network: nn.Sequential, sure: Confidence) -> dict[str, Any]:
-        """The rate of false alarms, where the support folder has patients free of the tumour; not of those who
-        were learnt from by another scan."""
+        """The rate of false alarms, where the support folder has patients free of the tumour; without those
+        who were learnt from by another scan."""
         learnt = {v.patient for v in self.volumes}
         free = [v for v in self.cohort.volumes if v.tumour is None and v.patient not in learnt]
         if not free or not self.examples.segments:

@@ -49,7 +49,7 @@ def fit_temperature(left_out: Sequence[LeftOut], *, doubt: float = 0.0) -> float
     Args:
         left_out: each counts alike.
         doubt: probability that is kept for the other classes, whatever the label (Platt 1999):
-            1 / (n + 2) of n patients where a scan is one answer. Five that are all right make no sixth one sure.
+            1 / (n + 2) of n patients where a scan is one answer: five that are all right make no sixth sure.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0]] * 10)

@@ -157,8 +157,8 @@ def _averaged(scans: Sequence[Tensor]) -> Tensor:
 
 
 def _centre(patients: Sequence[Tensor]) -> Tensor:
-    """The average of all; for a feature that does not vary within a scan, its deviation between patients, half
-    of it that of all such features."""
+    """The average of all; for a feature that does not vary within a scan, its deviation between patients,
+    half of it that of all such features."""
     middle, within = _averaged(patients)
     flat = within <= 2 * FLAT
     if bool(flat.any()):
@@ -203,7 +203,7 @@ class Confidence:
     @staticmethod
     def read(about: Mapping[str, Any], centre: Tensor | None) -> Confidence:
         """What :meth:`about` wrote; nothing known where it is absent."""
-        found = about.get("confidence", {})
+        found = dict(about.get("confidence", {}))
         limits = found.get("distance_thresholds")
         like = None
         if centre is not None:

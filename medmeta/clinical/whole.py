@@ -128,8 +128,8 @@ def segment(predictor: BundlePredictor, image: Any, *, slab: int = SLAB) -> Segm
 
 
 class _Sureness:
-    """The mean probability of what is outlined; where nothing is, or what was found is withheld as too little,
-    how sure "nothing" is of the voxel where something is likeliest."""
+    """The mean probability of what is outlined; where nothing is, or what was found is withheld as too
+    little, how sure "nothing" is of the voxel where something is likeliest."""
 
     def __init__(self) -> None:
         self._sum, self._count, self._rest = 0.0, 0, 1.0
