@@ -38,6 +38,8 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
     Example:
         >>> list(name_cases(["a/scan.nii.gz", "p1/image", "p2/image"], Path()))
         ['a_scan', 'p1_image', 'p2_image']
+        >>> [p.name for p in name_cases(["t1.nii.gz;t2.nii.gz"], Path())["t1"]]
+        ['t1.nii.gz', 't2.nii.gz']
     """
     given = list(inputs)
     remote = [one for one in given if isinstance(one, Study)]
@@ -56,7 +58,12 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
 
 
 def _paths(given: Input | Sequence[Input]) -> tuple[Path, ...]:
-    return (Path(given),) if isinstance(given, (str, os.PathLike)) else tuple(Path(p) for p in given)
+    """The files of a scan: in a sequence, or one a channel as in the table of a cohort, ``t1.nii;t2.nii``; a
+    file whose own name has a semicolon is taken as it is."""
+    if not isinstance(given, (str, os.PathLike)):
+        return tuple(Path(p) for p in given)
+    several = [part.strip() for part in os.fspath(given).split(";") if part.strip()]
+    return (Path(given),) if len(several) < 2 or Path(given).exists() else tuple(map(Path, several))
 
 
 def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
@@ -132,7 +139,8 @@ def opened(source: Source, channels: int, rules: Rules) -> Iterator[Scanned]:
         found = stack.enter_context(study(paths[0], rules))
         if found is None or len(paths) > 1:
             image, warnings = read_channels(paths, channels)
-            yield Scanned(image, *(found or ()), warnings=warnings)
+            taken, how = found or (None, None)
+            yield Scanned(image, taken, how, warnings)
             return
         series, chosen = found
         for warning in series.warnings:
