@@ -453,7 +453,7 @@ def _write(
             proof=[f"The {name}. {line}" for name, half in halves.items() for line in half.proof.lines()],
         )
     )
-    (work / "report.html").write_text(page)
+    (work / "report.html").write_text(page, encoding="utf-8")
     both = [half.judged for half in halves.values()]
     content = figures(
         both,
@@ -469,7 +469,10 @@ def _write(
         for one in advise(half.judged, {half.run.learner.name}, further=half.further)
     ]
     content["bundle"] = {"ran": not facts["Bundle"].startswith(NOT_RUN), "says": facts["Bundle"]}
-    (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (work / "cases.csv").write_text(cases_csv([*both, *filter(None, [classified.further])]))
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    (work / "results.json").write_text(text, encoding="utf-8")
+    rows = cases_csv([*both, *filter(None, [classified.further])])
+    (work / "cases.csv").write_text(rows, encoding="utf-8")
     for half in halves.values():
-        (work / f"manifest-{half.manifest.task}.json").write_text(half.manifest.text())
+        file = work / f"manifest-{half.manifest.task}.json"
+        file.write_text(half.manifest.text(), encoding="utf-8")

@@ -58,9 +58,10 @@ def export(
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="What 'medmeta adapt' wrote.")],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the cases; one that is there is refused.")],
     scan: Annotated[
-        list[Path] | None, typer.Argument(help="NIfTI files, folders or zips of DICOM studies.")
+        list[Path] | None,
+        typer.Argument(help="NIfTI files, folders or zips of DICOM studies; channels as 'T1;T2'."),
     ] = None,
     mask: Annotated[
         list[Path] | None, typer.Option(help="Outlines of the lesions to classify, one a scan.")

@@ -120,9 +120,11 @@ class _Lesson:
         return _Learnt(self, predictor, network, sure, self._alarms(network, sure))
 
     def _alarms(self, network: nn.Sequential, sure: Confidence) -> dict[str, Any]:
-        """The rate of false alarms, where the support folder has patients free of the tumour."""
-        free = [v for v in self.cohort.volumes if v.tumour is None] if self.examples.segments else []
-        if not free:
+        """The rate of false alarms, where the support folder has patients free of the tumour; without those
+        who were learnt from by another scan."""
+        learnt = {v.patient for v in self.volumes}
+        free = [v for v in self.cohort.volumes if v.tumour is None and v.patient not in learnt]
+        if not free or not self.examples.segments:
             return {}
         scans, way = _read(free, self.run.plan, silent), len(self.examples.classes)
         return {"false_alarms": false_alarms(network, self.run.plan, scans, way, least_ml=sure.least_ml)}

@@ -114,7 +114,7 @@ def read_json(file: Path) -> Any:
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # brackets in brackets, a thousand deep
         raise BundleError(
             f"the bundle's {file.name}", found=_why(error), cure="Export or copy the bundle again."
         ) from error

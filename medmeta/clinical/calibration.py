@@ -43,11 +43,13 @@ class LeftOut:
     hit: bool = False
 
 
-def fit_temperature(left_out: Sequence[LeftOut]) -> float:
+def fit_temperature(left_out: Sequence[LeftOut], *, doubt: float = 0.0) -> float:
     """The temperature under which those left out are least surprising (Guo et al. 2017, eq. 9).
 
     Args:
         left_out: each counts alike.
+        doubt: probability that is kept for the other classes, whatever the label (Platt 1999):
+            1 / (n + 2) of n patients where a scan is one answer: five that are all right make no sixth sure.
 
     Example:
         >>> logits = torch.tensor([[4.0, 0.0]] * 10)
@@ -58,9 +60,15 @@ def fit_temperature(left_out: Sequence[LeftOut]) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    way = left_out[0].logits.shape[1]
+    smooth = doubt * way / (way - 1)  # torch spreads it over all classes, the right one too
+
     def surprise(logarithm: float) -> float:
         t = math.exp(logarithm)
-        losses = [functional.cross_entropy(o.logits / t, o.label, reduction="none") for o in left_out]
+        losses = [
+            functional.cross_entropy(o.logits / t, o.label, reduction="none", label_smoothing=smooth)
+            for o in left_out
+        ]
         return float(sum((loss * o.weight).sum() for loss, o in zip(losses, left_out, strict=True)))
 
     bounds = (math.log(_COLDEST), math.log(_HOTTEST))
@@ -94,9 +102,12 @@ def calibrate(
         network: what all of the support gave.
     """
     patients = sorted({p.patient for p in prepared})
-    scans = [_look(network, plan, p, len(support.classes))[1] for p in prepared]
-    like = likeness(scans if len(patients) > 1 else scans[:1], 2 * plan.inputs)
+    scans: dict[str, list[Tensor]] = {patient: [] for patient in patients}
+    for one in prepared:
+        scans[one.patient].append(_look(network, plan, one, len(support.classes))[1])
+    like = likeness(list(scans.values()), 2 * plan.inputs)
     left_out: list[LeftOut] = []
+    asked = 0
     for patient in patients[:FOLDS] if len(patients) > 1 else []:
         rest = _without(support, patient)
         if not all(rest.shot):
@@ -105,6 +116,7 @@ def calibrate(
             made = adapt(rest)
         except MedmetaError:  # the rest may be too few for the learner
             continue
+        asked += 1
         out = [p for p in prepared if p.patient == patient]
         left_out += [_judge(made, plan, p, _label(support, prepared, p), len(support.classes)) for p in out]
     if not left_out:
@@ -113,7 +125,8 @@ def calibrate(
         why = "the last layer is no linear map: temperature 1"
         return Confidence(1.0, least_volume(left_out), like, why)
     why = f"{len(left_out)} of the support left out in turn"
-    return Confidence(fit_temperature(left_out), least_volume(left_out), like, why)
+    doubt = 0.0 if support.segments else 1 / (asked + 2)
+    return Confidence(fit_temperature(left_out, doubt=doubt), least_volume(left_out), like, why)
 
 
 def false_alarms(

@@ -16,10 +16,11 @@ from medmeta.clinical.choose import Passed, Rules, study
 from medmeta.clinical.outputs import Scanned
 from medmeta.clinical.pacs import Study
 from medmeta.clinical.pairing import stem_of
-from medmeta.volumes import load
 
 _LOG = logging.getLogger("medmeta.clinical")
 _KEY = ".case-key"
+UNSPACED = "voxel size unknown: lengths and volumes are those of voxels of 1 mm"
+"""What is said of a picture's measurements."""
 
 Input: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = tuple[Path, ...] | Study
@@ -37,6 +38,8 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
     Example:
         >>> list(name_cases(["a/scan.nii.gz", "p1/image", "p2/image"], Path()))
         ['a_scan', 'p1_image', 'p2_image']
+        >>> [p.name for p in name_cases(["t1.nii.gz;t2.nii.gz"], Path())["t1"]]
+        ['t1.nii.gz', 't2.nii.gz']
     """
     given = list(inputs)
     remote = [one for one in given if isinstance(one, Study)]
@@ -55,7 +58,12 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
 
 
 def _paths(given: Input | Sequence[Input]) -> tuple[Path, ...]:
-    return (Path(given),) if isinstance(given, (str, os.PathLike)) else tuple(Path(p) for p in given)
+    """The files of a scan: in a sequence, or one a channel as in the table of a cohort, ``t1.nii;t2.nii``; a
+    file whose own name has a semicolon is taken as it is."""
+    if not isinstance(given, (str, os.PathLike)):
+        return tuple(Path(p) for p in given)
+    several = [part.strip() for part in os.fspath(given).split(";") if part.strip()]
+    return (Path(given),) if len(several) < 2 or Path(given).exists() else tuple(map(Path, several))
 
 
 def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
@@ -130,7 +138,9 @@ def opened(source: Source, channels: int, rules: Rules) -> Iterator[Scanned]:
         )
         found = stack.enter_context(study(paths[0], rules))
         if found is None or len(paths) > 1:
-            yield Scanned(read_channels(paths, channels), *(found or ()))
+            image, warnings = read_channels(paths, channels)
+            taken, how = found or (None, None)
+            yield Scanned(image, taken, how, warnings)
             return
         series, chosen = found
         for warning in series.warnings:
@@ -155,8 +165,8 @@ def _image(series: Any, channels: int) -> Any:
     return tensor(read_stack(series))
 
 
-def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
-    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``.
+def read_channels(paths: Sequence[Path], channels: int = 1) -> tuple[Any, tuple[str, ...]]:
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is worth knowing of its file.
 
     Args:
         paths: one a channel, or one NIfTI with the channels on its fourth axis.
@@ -166,10 +176,14 @@ def read_channels(paths: Sequence[Path], channels: int = 1) -> Any:
         VolumeError: where a file cannot be read right.
         CohortError: where they are not on one grid.
     """
+    from medmeta.volumes.loading import read, tensor
     from medmeta.volumes.reading import read_image
     from medmeta.volumes.record import Volume
 
     if len(paths) > 1:
-        return read_image(Volume("", tuple(paths)))
+        return read_image(Volume("", tuple(paths))), ()
     several = channels > 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
-    return load(paths[0], channels=channels if several else 1)
+    scan = read(paths[0], channels=channels if several else 1)
+    for warning in scan.warnings:
+        _LOG.warning("a scan: %s", warning)
+    return tensor(scan), (*scan.warnings, *(() if scan.spaced else (UNSPACED,)))

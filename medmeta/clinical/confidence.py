@@ -115,46 +115,54 @@ class Likeness:
         return max(both, key=lambda pair: pair[0] / pair[1])
 
 
-def likeness(scans: Sequence[Tensor], own: int) -> Likeness:
+def likeness(patients: Sequence[Sequence[Tensor]], own: int) -> Likeness:
     """Describe a support and set the thresholds from its own leave-one-out distances.
 
-    A threshold is the upper end of a one-sided 97.5 % prediction interval for the distance of one more scan
-    (Student's t, of the logarithms, with what is expected of their spread beforehand): 95 % for the two
-    together.
+    A threshold is the upper end of a one-sided 97.5 % prediction interval for the distance of one more
+    patient's scan (Student's t, of the logarithms, with what is expected of their spread beforehand): 95 %
+    for the two together. Scans of one patient are alike: a patient is left out with all of them, and counts
+    once, whatever their number.
 
     Args:
-        scans: ``(2, feature)`` each, one a patient.
+        patients: of each, the scans, ``(2, feature)`` each.
         own: how many of the features, the last ones, are the image's own.
     """
-    n = len(scans)
+    each = [_averaged(scans) for scans in patients]
+    n = len(patients)
     if n < 2:
-        return Likeness(_centre(scans), own)
-    apart = [
-        Likeness(_centre([s for j, s in enumerate(scans) if j != i]), own).distances(scans[i])
-        for i in range(n)
-    ]
-    first, second = (_upper(side) for side in zip(*apart, strict=True))
-    return Likeness(_centre(scans), own, (first, second))
+        return Likeness(_centre(each), own)
+    apart = []
+    for i, scans in enumerate(patients):
+        rest = Likeness(_centre([one for j, one in enumerate(each) if j != i]), own)
+        logs = torch.tensor([rest.distances(scan) for scan in scans], dtype=torch.float64).clamp(1e-9).log()
+        apart.append(logs.mean(0))
+    first, second = (_upper(side) for side in torch.stack(apart, 1))
+    return Likeness(_centre(each), own, (first, second))
 
 
-def _upper(distances: Sequence[float]) -> float:
+def _upper(logs: Tensor) -> float:
+    """Of the logarithms of distances, one a patient."""
     from scipy.stats import t
 
-    n = len(distances)
-    logs = torch.tensor(distances, dtype=torch.float64).clamp(1e-9).log()
+    n = len(logs)
     freedom = _WEIGHT + n - 1
     spread = math.sqrt((_WEIGHT * _SPREAD**2 + float((logs - logs.mean()).square().sum())) / freedom)
     return math.exp(float(logs.mean()) + float(t.ppf(0.975, freedom)) * spread * (1 + 1 / n) ** 0.5)
 
 
-def _centre(scans: Sequence[Tensor]) -> Tensor:
-    """The mean of the means, and the geometric mean of the deviations; for a feature that does not vary
-    within a scan, its deviation between scans, half of it that of all such features."""
-    means, deviations = torch.stack([s[0] for s in scans]), torch.stack([s[1] for s in scans])
-    middle, within = means.mean(0), deviations.log().mean(0).exp()
+def _averaged(scans: Sequence[Tensor]) -> Tensor:
+    """The mean of the means, and the geometric mean of the deviations."""
+    both = torch.stack(list(scans))
+    return torch.stack([both[:, 0].mean(0), both[:, 1].log().mean(0).exp()])
+
+
+def _centre(patients: Sequence[Tensor]) -> Tensor:
+    """The average of all; for a feature that does not vary within a scan, its deviation between patients,
+    half of it that of all such features."""
+    middle, within = _averaged(patients)
     flat = within <= 2 * FLAT
     if bool(flat.any()):
-        between = means.var(0, unbiased=False)
+        between = torch.stack([p[0] for p in patients]).var(0, unbiased=False)
         between = (0.5 * between + 0.5 * between[flat].mean()).sqrt().clamp(FLAT)
         within = torch.where(flat, between, within)
     return torch.stack([middle, within])
@@ -195,7 +203,7 @@ class Confidence:
     @staticmethod
     def read(about: Mapping[str, Any], centre: Tensor | None) -> Confidence:
         """What :meth:`about` wrote; nothing known where it is absent."""
-        found = about.get("confidence", {})
+        found = dict(about.get("confidence", {}))
         limits = found.get("distance_thresholds")
         like = None
         if centre is not None:

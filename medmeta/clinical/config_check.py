@@ -74,11 +74,15 @@ def forbidden(value: Any) -> Iterator[str]:
         yield from _text(value)
 
 
-def _key(key: str) -> Iterator[str]:
+def _changes(key: str) -> Iterator[str]:
     """MONAI takes ``dataset#_target_`` for an entry of an entry, and ``+dataset`` for one to add to: it would
     not be judged as what it becomes."""
     if "#" in key or "::" in key or key.startswith("+"):
         yield f"a key that changes another entry: {key[:80]!r}"
+
+
+def _key(key: str) -> Iterator[str]:
+    yield from _changes(key)
     if key.startswith("_") and key != "_target_":  # "_mode_" makes a thing that calls what it is handed
         yield f"a key of MONAI's own that no exported bundle has: {key[:80]!r}"
     if key in PICKLES:
@@ -132,15 +136,26 @@ def _at_home(target: str) -> bool:
     return module.__name__ == place and (part or ours) and home.startswith(HOMES)
 
 
-def expressions(value: Any) -> Iterator[str]:
-    """Say what MONAI would run or build of metadata, which is no configuration and is read as one."""
+def expressions(metadata: Any) -> Iterator[str]:
+    """Say what MONAI would run or build of metadata, which is no configuration and is read as one.
+
+    Args:
+        metadata: of JSON. MONAI takes a key as ``version#_target_`` for an entry of an entry on its outermost
+            level alone: further in, it may be the name of a tumour type.
+    """
+    if isinstance(metadata, dict):
+        yield from (problem for key in metadata for problem in _changes(key))
+    yield from _expressions(metadata)
+
+
+def _expressions(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             if key.startswith("_"):
                 yield f"a key of MONAI's own: {key[:80]!r}"
-            yield from expressions(item)
+            yield from _expressions(item)
     elif isinstance(value, list):
         for item in value:
-            yield from expressions(item)
+            yield from _expressions(item)
     elif isinstance(value, str) and value.startswith(("$", "%", "@")):
         yield f"an expression: {value[:80]!r}"

@@ -32,7 +32,8 @@ def hand_on(
     Args:
         bundle: what ``medmeta adapt`` wrote.
         out: the folder to write; refused where it exists.
-        onnx: add ``models/model.onnx``; the ONNX runtime gives the same logits to 1e-4, or it is refused.
+        onnx: add ``models/model.onnx``; the ONNX runtime gives the same logits to 1e-4 (of the
+            largest, where that is over 1), or it is refused.
         results: ``results.json`` of ``medmeta evaluate``, for the card's held-out results.
         authors, copyright: for the metadata, in place of what ``adapt`` wrote.
         data_licence: a text file: the licence of the data that the weights were learnt from.

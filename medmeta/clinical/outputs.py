@@ -54,16 +54,18 @@ class Scanned:
         image: MetaTensor ``(channel, x, y, z)``.
         stack: its DICOM series, None where it is no DICOM; its files are there while results are written.
         chosen: how the series was chosen from its study.
+        warnings: what was accepted in a file that is no DICOM, and is still worth knowing.
     """
 
     image: Any
     stack: Stack | None = None
     chosen: Chosen | None = None
+    warnings: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """For the result of a case: which series was taken and what is worth knowing of it."""
         chosen = {"series": self.chosen.json()} if self.chosen else {}
-        return {**chosen, "warnings": list(self.stack.warnings) if self.stack else []}
+        return {**chosen, "warnings": [*(self.stack.warnings if self.stack else ()), *self.warnings]}
 
 
 def measurements(found: Segmented, classes: Sequence[str]) -> dict[str, Measured]:
@@ -121,7 +123,8 @@ def write_segmentation(
     if "png" in formats:
         write_preview(*drawn, files["png"])
     if "html" in formats:
-        write_page(*drawn, [str(scanned.chosen)] if scanned.chosen else [], files["html"])
+        said = [*([str(scanned.chosen)] if scanned.chosen else []), *facts["warnings"]]
+        write_page(*drawn, said, files["html"])
     return facts
 
 

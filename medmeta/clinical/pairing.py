@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.clinical.bundle import ENDINGS, BundleError
+from medmeta.volumes.loading import READERS
 
-_SUFFIXES = (".nii.gz", ".nii", ".zip", ".nrrd", ".mha", ".dcm")
+# ".nii.gz" is no ".nii", so their order does not matter; a pair of scans in any format can be crossed
+_SUFFIXES = (*READERS, ".zip", ".dcm", ".dicom", ".ima")
 
 
 def stem_of(path: Path) -> str:

@@ -53,7 +53,8 @@ def predict(
     Args:
         bundle: its folder, or what :func:`medmeta.clinical.load_bundle` gave.
         inputs: a NIfTI file, the folder or zip of a DICOM study, a study of an archive, or a sequence of
-            files, one a channel. Of a study's series the bundle's rules choose one.
+            files, one a channel, ``"t1.nii.gz;t2.nii.gz"`` too. Of a study's series the bundle's rules choose
+            one.
         masks: where lesions are classified, the file that outlines each scan's lesion, in the order of
             ``inputs``; refused where one is called as another of these scans.
         out: folder to write; cases that are there are refused unless ``resume``. With each is a hidden file

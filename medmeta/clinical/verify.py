@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, read_json, sha256
+from medmeta.clinical.confidence import Confidence
 from medmeta.clinical.config_check import expressions, forbidden
 from medmeta.volumes import CohortError, Plan
 
@@ -31,6 +34,7 @@ REQUIRED = (
     "network_data_format",
     "medmeta",
 )
+_PROPERTIES = ("bundle_root", "device", "dataset_dir", "dataset", "inferer", "evaluator", "network_def")
 _FORMAT = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "channel_def")
 
 
@@ -80,7 +84,7 @@ def _manifest(folder: Path) -> Iterator[str]:
         elif name not in present:
             yield f"{name}: missing"
         elif _leads_out(folder, name):
-            yield f"{name}: a link out of the bundle"
+            yield f"{name}: a link out of the bundle, or to no file"
         elif sha256(folder / name) != listed[name]:
             yield f"{name}: changed since it was exported"
     yield from (
@@ -91,27 +95,40 @@ def _manifest(folder: Path) -> Iterator[str]:
 
 
 def _leads_out(folder: Path, name: str) -> bool:
-    return not (folder / name).resolve().is_relative_to(folder.resolve())
+    """Whether a name means something else than a file in the bundle."""
+    try:
+        file = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return True
+    return not file.is_relative_to(folder.resolve()) or not file.is_file()
 
 
 def _metadata(folder: Path) -> Iterator[str]:
-    about = read_json(folder / names.METADATA)
+    about = _object(read_json(folder / names.METADATA))
     missing = [key for key in REQUIRED if key not in about]
     if missing:
         yield f"{names.METADATA}: without {', '.join(missing)}"
         return
     parts = about["network_data_format"]
     for side, name in (("inputs", "image"), ("outputs", "pred")):
-        described = parts.get(side, {}).get(name, {})
+        described = _object(_object(_object(parts).get(side)).get(name))
         lacking = [key for key in _FORMAT if key not in described]
         if lacking:
             yield f"{names.METADATA}: {side}.{name} without {', '.join(lacking)}"
+    own = _object(about["medmeta"])
+    classes = own.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        yield f"{names.METADATA}: classes that are no names"
     try:
-        Plan.from_json(json.dumps(about["medmeta"]["plan"]))
-        if not all(isinstance(name, str) for name in about["medmeta"]["classes"]):
-            yield f"{names.METADATA}: classes that are no names"
-    except (CohortError, KeyError, TypeError, AttributeError):
-        yield f"{names.METADATA}: no plan or classes that this version can read"
+        Plan.from_json(json.dumps(own["plan"]))
+        Confidence.read(own["about"], torch.ones(2, 1))
+    except (CohortError, KeyError, TypeError, AttributeError, ValueError, IndexError):
+        yield f"{names.METADATA}: no plan or confidence that this version can read"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """An object of JSON, an empty one where it is something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _weights(folder: Path) -> Iterator[str]:
@@ -124,14 +141,22 @@ def _weights(folder: Path) -> Iterator[str]:
     except (RuntimeError, OSError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         yield f"models: weights that cannot be read ({type(error).__name__})"
         return
+    if not isinstance(state, dict) or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
+        yield f"{names.STATE}: no tensors by name"
+        return
     for name, weight in again.items():
         if not bool(torch.isfinite(weight).all()):
             yield f"{names.TENSORS}: NaN or infinity in {name}"
-        if name not in state or not torch.equal(state[name], weight):
+        if name not in state or not _same(state[name], weight):
             yield f"{names.STATE}: {name} differs from {names.TENSORS}"
     yield from _likeness(folder)
     if set(state) != set(again):
         yield f"{names.STATE}: other weights than {names.TENSORS}"
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    plain = one.layout == other.layout and not one.is_quantized
+    return plain and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _likeness(folder: Path) -> Iterator[str]:
@@ -156,13 +181,23 @@ def _configuration(folder: Path) -> Iterator[str]:
             continue
         where = f"configs/{file.name}"
         if file.name == "metadata.json":
-            yield from (f"{where}: {problem}" for problem in expressions(read_json(file)))
+            yield from _judged(where, expressions(read_json(file)))
             continue
         if file.suffix != ".json":
             yield f"{where}: not a JSON file"
             continue
-        yield from (f"{where}: {problem}" for problem in forbidden(read_json(file)))
-    config = read_json(folder / names.INFERENCE)
-    for key in ("bundle_root", "device", "dataset_dir", "dataset", "inferer", "evaluator", "network_def"):
+        yield from _judged(where, forbidden(read_json(file)))
+    config = _object(read_json(folder / names.INFERENCE))
+    for key in _PROPERTIES:
         if key not in config:
             yield f"{names.INFERENCE}: without {key}"
+    layers = config.get("layers")
+    if not layers or not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+        yield f"{names.INFERENCE}: no list of layers"
+
+
+def _judged(where: str, problems: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from (f"{where}: {problem}" for problem in problems)
+    except RecursionError:
+        yield f"{where}: brackets in brackets, too deep to judge"

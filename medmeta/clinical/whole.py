@@ -121,13 +121,15 @@ def segment(predictor: BundlePredictor, image: Any, *, slab: int = SLAB) -> Segm
         _restore(labels, soft, back, tuple(voxels.shape[1:]), slab)
         seen_texture(voxels, seen, inside)
     facts = _measured(labels, native, predictor)
+    sureness = sure.of_nothing if "withheld_ml" in facts else sure.now
     return Segmented(
-        labels, native.numpy(), {**facts, **predictor.confidence.judged(sure.now, seen.described())}
+        labels, native.numpy(), {**facts, **predictor.confidence.judged(sureness, seen.described())}
     )
 
 
 class _Sureness:
-    """The mean probability of what is outlined; where nothing is, how sure that is of the likeliest voxel."""
+    """The mean probability of what is outlined; where nothing is, or what was found is withheld as too
+    little, how sure "nothing" is of the voxel where something is likeliest."""
 
     def __init__(self) -> None:
         self._sum, self._count, self._rest = 0.0, 0, 1.0
@@ -144,7 +146,12 @@ class _Sureness:
     @property
     def now(self) -> float:
         """Between 0 and 1."""
-        return self._sum / self._count if self._count else self._rest
+        return self._sum / self._count if self._count else self.of_nothing
+
+    @property
+    def of_nothing(self) -> float:
+        """The least probability of background: how sure the answer "nothing" is."""
+        return self._rest
 
 
 def _measured(labels: NDArray[np.uint8], affine: Tensor, predictor: BundlePredictor) -> dict[str, Any]:

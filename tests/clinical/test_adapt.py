@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_a_folder_becomes_a_bundle(
     assert written["threshold"] in [round(t, 6) for t in about["confidence"]["distance_thresholds"]]
     assert written["abstain"] == (written["distance"] > written["threshold"])
     assert "confidence: temperature" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_false_alarms_are_of_patients_who_were_not_learnt_from(
+    run: Run, cohort: Cohort, tmp_path: Path
+) -> None:
+    learnt = cohort.of("brindled")[:2]
+    free = [v for v in cohort.volumes if v.tumour is None][:2]
+    earlier = replace(free[1], patient=learnt[0].patient)  # a scan of before the tumour
+    support = Cohort(cohort.name, (*learnt, free[0], earlier), cohort.root)
+    bundle = adapt(run, support, tmp_path / "bundle", calibrated=True)
+    about = json.loads((bundle / "configs" / "metadata.json").read_text())["medmeta"]["about"]
+    assert about["false_alarms"]["scans"] == 1
 
 
 def test_the_temperature_is_in_the_weights_of_the_bundle(run: Run, support: Path, tmp_path: Path) -> None:

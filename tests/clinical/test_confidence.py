@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from medmeta.clinical.calibration import LeftOut, calibrate, false_alarms, fit_temperature, least_volume
-from medmeta.clinical.confidence import Confidence, folded
+from medmeta.clinical.confidence import Confidence, folded, likeness
 from medmeta.clinical.whole import seen_whole
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.learners import create_learner, plain_network
@@ -197,3 +197,50 @@ def test_the_least_volume_is_half_of_the_least_hit() -> None:
     none = torch.zeros(0)
     parts = [LeftOut(none, none, none, ml, hit) for ml, hit in ((4.0, True), (9.0, True), (0.1, False))]
     assert least_volume(parts) == 2.0
+
+
+def test_scans_of_one_patient_are_one_patient_to_the_thresholds() -> None:
+    def drawn(n: int) -> Tensor:
+        generator = torch.Generator().manual_seed(n)
+        return torch.stack([torch.randn(6, generator=generator), torch.rand(6, generator=generator) + 0.5])
+
+    once = likeness([[drawn(n)] for n in range(4)], 2)
+    thrice = likeness([[drawn(n)] * 3 for n in range(4)], 2)
+    assert once.thresholds == pytest.approx(thrice.thresholds, rel=1e-5)
+    assert torch.allclose(once.centre, thrice.centre)
+
+
+def test_a_patient_with_many_scans_is_left_out_with_all_of_them() -> None:
+    support = [patient(n) for n in range(3)]
+    adapt = segmenter()
+    made = []
+    for scans in (support, [*support, *support]):  # as where one scan has two segments of a type
+        examples = support_examples(support, PLAN, generator_of(0))
+        made.append(calibrate(adapt, examples, scans, PLAN, adapt(examples)).likeness)
+    once, twice = (like.thresholds for like in made if like is not None and like.thresholds is not None)
+    assert twice == pytest.approx(once, rel=1e-4)
+
+
+@pytest.mark.parametrize(("way", "n"), [(2, 5), (3, 5), (2, 1)])
+def test_few_that_are_all_right_make_no_other_one_sure(way: int, n: int) -> None:
+    """Laplace: of n that were right, the next one is with n + 1 in n + 2 (Platt 1999 for logits)."""
+    logits, label = torch.eye(way)[:1] * 2, torch.tensor([0])
+    found = fit_temperature([LeftOut(logits, label, torch.ones(1))] * n, doubt=1 / (n + 2))
+    assert float(torch.softmax(logits[0] / found, 0)[0]) == pytest.approx((n + 1) / (n + 2), abs=0.005)
+
+
+def test_a_support_that_is_told_apart_is_no_proof() -> None:
+    support = [patient(n, lesion=1.0, kind="ab"[n % 2]) for n in range(6)]
+    bright = [replace(p, image=p.image + (3.0 if p.tumour == "b" else 0.0)) for p in support]
+
+    def adapt(_: Examples) -> nn.Sequential:
+        head = nn.Linear(1, 2)
+        head.weight.data[:] = torch.tensor([[-5.0], [5.0]])
+        head.bias.data[:] = torch.tensor([7.5, -7.5])
+        return nn.Sequential(nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten()), head)
+
+    examples = support_examples(bright, WHOLE, generator_of(0))
+    sure = calibrate(adapt, examples, bright, WHOLE, adapt(examples))
+    assert sure.about()["why"] == "5 of the support left out in turn"
+    soft = torch.softmax(folded(adapt(examples), sure.temperature)(examples.image), 1).amax(1).detach()
+    assert float(soft.mean()) == pytest.approx(6 / 7, abs=0.01)

@@ -78,6 +78,9 @@ def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:
         return False
 
     assert crossed(["d/a.nii", "d/b.nii"], ["d/b_seg.nii", "d/a_seg.nii"])
+    for ending in (".png", ".JPG", ".npz", ".mhd", ".nhdr", ".dicom"):
+        assert crossed([f"d/a{ending}", f"d/b{ending}"], [f"d/b_seg{ending}", f"d/a_seg{ending}"])
+        assert not crossed([f"d/a{ending}", f"d/b{ending}"], [f"d/a_seg{ending}", f"d/b_seg{ending}"])
     assert not crossed(["d/a.nii", "d/b.nii"], ["d/a_seg.nii", "d/b_seg.nii"])
     assert not crossed(["d/a.nii", "d/b.nii"], ["d/lesion2.nii", "d/lesion1.nii"])  # names say nothing
     assert crossed(["p1/image", "p2/image"], ["p2/seg.dcm", "p1/seg.dcm"])
@@ -92,3 +95,13 @@ def test_a_study_of_an_archive_keeps_its_place_among_the_scans(tmp_path: Path) -
     named = name_cases([tmp_path / "a.nii", study, tmp_path / "b.nii"], tmp_path)
     assert list(named.values()) == [(tmp_path / "a.nii",), study, (tmp_path / "b.nii",)]
     assert list(named)[::2] == ["a", "b"]
+
+
+def test_masks_of_pictures_are_found_by_name(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "masks").mkdir()
+    for name in ("a_seg.png", "b_seg.png"):
+        (tmp_path / "masks" / name).touch()
+    found = masks_of([tmp_path / "b.png", tmp_path / "a.png"], tmp_path / "masks")
+    assert [Path(f).name for f in found] == ["b_seg.png", "a_seg.png"]

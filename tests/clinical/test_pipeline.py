@@ -9,18 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medmeta import cli
-from medmeta.clinical import predict
+from medmeta.clinical import export, predict
 from medmeta.clinical.measure import measure
 from medmeta.clinical.preview import COLOURS, plane, sentences, write_page, write_preview
 from medmeta.clinical.stopping import Terminated, remove, terminable
+from medmeta.episodes import Examples
+from medmeta.learners import create_learner
+from medmeta.networks import build, unet
 from medmeta.volumes import Cohort
 
 FORMATS = ("nifti", "json", "png")
@@ -168,3 +175,32 @@ def test_pictures_show_the_outline(empty: bool, tmp_path: Path) -> None:
     assert "&lt;b&gt;said" in page
     assert "http" not in page.replace("http-equiv", "")
     assert sentences(measured)[0] in page
+
+
+def test_channels_in_files_of_their_own_are_one_scan(
+    flat_parts: Callable[[], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    parts, spec = flat_parts(), unet(2, 2, base=2)
+    label = torch.zeros(2, 16, 16, dtype=torch.int64)
+    label[:, 4:9, 4:9] = 1
+    support = Examples(torch.rand(2, 2, 16, 16), label, ("background", "glioma"))
+    parts["predictor"] = create_learner("prototypical", build(spec)).adapt(support)
+    parts.update(network_spec=spec, plan=replace(parts["plan"], channels=2))
+    bundle = export(**parts, out=tmp_path / "bundle")
+    folder = tmp_path / "two; of them"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    both = rng.random((20, 24, 1, 2), np.float32)
+    nibabel.save(nibabel.Nifti1Image(both, np.eye(4)), folder / "both.nii.gz")  # type: ignore[attr-defined]
+    monkeypatch.chdir(folder)
+    for n in range(2):
+        nibabel.save(nibabel.Nifti1Image(both[..., n], np.eye(4)), f"t{n}.nii.gz")  # type: ignore[attr-defined]
+    words = ["predict", bundle, "t0.nii.gz;t1.nii.gz", folder / "both.nii.gz", "--out", tmp_path / "out"]
+    assert command(monkeypatch, *words, "--json") == 0
+    one, two = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (one["case"], two["case"]) == ("t0", "both")
+    assert one["voxels"] == two["voxels"]
+    assert one["confidence"] == two["confidence"]

@@ -303,6 +303,30 @@ def test_channels_on_a_fourth_axis_or_in_files_of_their_own(tmp_path: Path) -> N
     files = [tmp_path / f"{n}.nii.gz" for n in range(2)]
     for n, file in enumerate(files):
         nibabel.Nifti1Image(both[..., n], np.eye(4)).to_filename(file)
-    one, two = read_channels([tmp_path / "both.nii.gz"], 2), read_channels(files, 2)
+    (one, _), (two, _) = read_channels([tmp_path / "both.nii.gz"], 2), read_channels(files, 2)
     assert one.shape == (2, 6, 7, 5)
     assert np.array_equal(one.numpy(), two.numpy())
+
+
+def test_what_is_odd_of_a_file_that_is_no_dicom_is_in_its_result(flat_bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 20), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "slice.png")
+    image = nibabel.Nifti1Image(pixels.T[..., None].astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.set_sform(np.diag([2.0, 2.0, 2.0, 1.0]), code=1)
+    image.set_qform(np.array([[2.0, 0, 0, 5], [0, 2.0, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]]), code=1)
+    image.to_filename(tmp_path / "moved.nii.gz")
+    plain = scan(tmp_path / "plain.nii.gz", (20, 24, 1))
+    formats = ("json", "html")
+    results = predict(
+        flat_bundle,
+        [tmp_path / "slice.png", tmp_path / "moved.nii.gz", plain],
+        tmp_path / "out",
+        formats=formats,
+    )
+    assert [r["case"] for r in results] == ["slice", "moved", "plain"]  # no name with two suffixes
+    assert ["voxel size unknown" in str(r["warnings"]) for r in results] == [True, False, False]
+    assert ["qform" in str(r["warnings"]) for r in results] == [False, True, False]
+    said = [(tmp_path / "out" / r["case"] / f"{r['case']}_preview.html").read_text() for r in results]
+    assert ["voxel size unknown" in page for page in said] == [True, False, False]

@@ -205,7 +205,7 @@ def test_a_pickle_that_runs_code(copy: Path, tmp_path: Path) -> None:
 def test_a_link_out_of_the_bundle(copy: Path, tmp_path: Path) -> None:
     shutil.move(copy / "LICENSE", tmp_path / "LICENSE")
     (copy / "LICENSE").symlink_to(tmp_path / "LICENSE")
-    assert verify(copy) == ["LICENSE: a link out of the bundle"]
+    assert verify(copy) == ["LICENSE: a link out of the bundle, or to no file"]
 
 
 def test_the_manifest_says_nothing_of_files_outside(copy: Path) -> None:
@@ -231,3 +231,79 @@ def test_export_refuses(flat_parts: Callable[[], dict[str, Any]], tmp_path: Path
     export(**parts, out=out)
     with pytest.raises(BundleError, match="does not exist"):
         export(**parts, out=out)
+
+
+def test_a_key_of_metadata_that_makes_another_entry_something_to_build(copy: Path, tmp_path: Path) -> None:
+    """MONAI joins ``version#_target_`` to ``version``, and builds it when someone asks for the version."""
+    from monai.bundle import ConfigParser
+
+    made = tmp_path / "made"
+
+    def change(about: dict[str, Any]) -> None:
+        about["version"] = {}
+        about.update({"version#_target_": "os.mkdir", "version#path": str(made)})
+
+    problems = edit(copy, change, "metadata")
+    parser = ConfigParser({})
+    parser.read_meta(copy / "configs" / "metadata.json")
+    parser.get_parsed_content("_meta_::version")
+    assert made.is_dir()  # so it would have been run
+    assert "configs/metadata.json: a key that changes another entry: 'version#_target_'" in problems
+
+
+def test_a_type_may_be_called_with_any_sign(copy: Path) -> None:
+    rows = {"grade #2::a": {"1": {"+x": {"dice": {"mean": 0.5, "low": 0.4, "high": 0.6}}}}}
+    assert edit(copy, lambda about: about["medmeta"].update(results={"results": rows}), "metadata") == []
+
+
+@pytest.mark.parametrize("target", ["nothing", "LICENSE", "docs"])
+def test_a_link_to_no_file(copy: Path, target: str) -> None:
+    (copy / "LICENSE").unlink()
+    (copy / "LICENSE").symlink_to(target)
+    assert verify(copy) == ["LICENSE: a link out of the bundle, or to no file"]
+
+
+@pytest.mark.parametrize("weights", [5, torch.ones(2), {"a": "b"}, "sparse"], ids=str)
+def test_weights_that_are_no_tensors_by_name(copy: Path, weights: Any) -> None:
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    first = next(iter(state))
+    made = {**state, first: state[first].to_sparse()} if weights == "sparse" else weights
+    torch.save(made, copy / "models" / "model.pt")
+    sign(copy)
+    said = "differs from" if isinstance(weights, str) else "no tensors by name"
+    assert any(said in problem for problem in verify(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("metadata", lambda a: a.update(network_data_format=[]), "inputs.image without type"),
+        ("metadata", lambda a: a["network_data_format"].update(inputs=5), "inputs.image without type"),
+        ("metadata", lambda a: a.update(medmeta=[]), "no plan or confidence"),
+        ("metadata", lambda a: a["medmeta"].pop("about"), "no plan or confidence"),
+        ("metadata", lambda a: a["medmeta"].update(about={"confidence": {"temperature": "hot"}}), "no plan"),
+        (
+            "metadata",
+            lambda a: a["medmeta"].update(about={"confidence": {"distance_thresholds": []}}),
+            "no plan",
+        ),
+        ("metadata", lambda a: a["medmeta"].update(classes="ab"), "classes that are no names"),
+        ("inference", lambda c: c.pop("layers"), "no list of layers"),
+        ("inference", lambda c: c.update(layers=["a"]), "no list of layers"),
+    ],
+)
+def test_what_is_of_another_shape_is_a_problem_and_no_crash(
+    copy: Path, name: str, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    assert any(said in problem for problem in edit(copy, change, name))
+    with pytest.raises(BundleError):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("depth", [950, 100_000])
+def test_brackets_in_brackets(copy: Path, depth: int) -> None:
+    text = '{"a": ' + "[" * depth + "]" * depth + "}"
+    (copy / "configs" / "inference.json").write_text(text)
+    sign(copy)
+    with pytest.raises(BundleError):
+        load_bundle(copy)

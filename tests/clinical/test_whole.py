@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from scipy.spatial.transform import Rotation
 
+from medmeta.clinical.confidence import Confidence
 from medmeta.clinical.config import inferer, solid_transforms
 from medmeta.clinical.loading import BundlePredictor
 from medmeta.clinical.whole import on_grid, segment
@@ -99,6 +100,27 @@ def test_inside_the_body_labels_are_those_of_all_windows(cohort: Cohort) -> None
     found, wanted = segment(made, image).labels, by_monai(made, image)
     assert close(found[native > 1 - 1e-6], wanted[native > 1 - 1e-6])
     assert not found[native < 0.001].any()
+
+
+def test_where_too_little_is_found_the_answer_is_nothing_and_so_is_its_certainty() -> None:
+    """By hand: of what is taken back no probability is reported, but how sure "nothing" is."""
+    made = predictor(PLANS["MR"])
+    rng = torch.Generator().manual_seed(0)
+    image = MetaTensor(
+        torch.rand(1, 16, 16, 16, generator=rng), affine=torch.diag(torch.tensor([3.0, 3, 3, 1]))
+    )
+    found = segment(made, image)
+    millilitres = sum(found.facts["volume_ml"].values())
+    assert millilitres > 0
+    made.confidence = Confidence(least_ml=2 * millilitres)
+    none = segment(made, image)
+    assert none.facts["withheld_ml"] == pytest.approx(millilitres, abs=1e-3)
+    assert not none.labels.any()
+    voxels, _ = on_grid(made.plan, image)
+    with torch.no_grad():
+        background = torch.softmax(made(voxels[None])[0], 0)[0]
+    assert none.facts["confidence"] == pytest.approx(float(background.min()), abs=1e-4)
+    assert none.facts["confidence"] < found.facts["confidence"]
 
 
 def test_a_lesion_on_the_skin_and_one_in_the_lung_are_body() -> None:
