@@ -27,10 +27,11 @@ OPTIONAL = (SCRIPT, ONNX, LIKENESS)
 by which ``medmeta predict`` tells a scan unlike it."""
 
 DEPTH = (
-    "$min(d for d in range(1, 99) "
-    "if len({tuple(str(p).split('/')[-d:]) for p in @datalist}) == len(@datalist))"
+    "$min(d for d in range(1, 99) if len({tuple(str(p if isinstance(p, str) else p[0]).split('/')[-d:]) "
+    "for p in @datalist}) == len(@datalist))"
 )
-"""How many folders above it takes, the name included, to tell all cases apart."""
+"""How many folders above it takes, the name included, to tell cases apart; one with a file a channel is
+named by the first."""
 
 CASE = "$lambda meta, saver: {'subject': '_'.join(str(meta['filename_or_obj']).split('/')[-@depth:])}"
 """A case is named by its file or folder and those folders above."""
@@ -76,6 +77,9 @@ EXPRESSIONS = (
     MASKS,
     PAIRS,
     DEPTH,
+    # of bundles of earlier versions, which took two cases of several files for one
+    "$min(d for d in range(1, 99) "
+    "if len({tuple(str(p).split('/')[-d:]) for p in @datalist}) == len(@datalist))",
     CASE,
     ROW,
     "$torch.nn.Sequential(*@layers)",

@@ -15,7 +15,7 @@ from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.choose import Passed, Rules, study
 from medmeta.clinical.outputs import Scanned
 from medmeta.clinical.pacs import Study
-from medmeta.clinical.pairing import stem_of
+from medmeta.clinical.pairing import files_of, stem_of
 
 _LOG = logging.getLogger("medmeta.clinical")
 _KEY = ".case-key"
@@ -43,7 +43,7 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
     """
     given = list(inputs)
     remote = [one for one in given if isinstance(one, Study)]
-    local = [_paths(one) for one in given if not isinstance(one, Study)]
+    local = [files_of(one) for one in given if not isinstance(one, Study)]
     absolute = [tuple(p.absolute() for p in case) for case in local]
     if not given or not all(local) or len({*absolute, *remote}) != len(given):
         raise BundleError(
@@ -55,15 +55,6 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
     named = iter(zip(_apart([_parts(case[0]) for case in absolute]), local, strict=True))
     # in the order that they are given in: so are the masks
     return dict((one.case(secret), one) if isinstance(one, Study) else next(named) for one in given)
-
-
-def _paths(given: Input | Sequence[Input]) -> tuple[Path, ...]:
-    """The files of a scan: in a sequence, or one a channel as in the table of a cohort, ``t1.nii;t2.nii``; a
-    file whose own name has a semicolon is taken as it is."""
-    if not isinstance(given, (str, os.PathLike)):
-        return tuple(Path(p) for p in given)
-    several = [part.strip() for part in os.fspath(given).split(";") if part.strip()]
-    return (Path(given),) if len(several) < 2 or Path(given).exists() else tuple(map(Path, several))
 
 
 def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:

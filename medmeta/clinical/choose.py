@@ -93,9 +93,14 @@ def series_rules(volumes: Iterable[Volume], description: str | None = None) -> d
         {'modality': ['MR'], 'description': 't2.*fs'}
     """
     Choice(description=description)
-    named = {_CALLED.get(m.upper(), m.upper()) for volume in volumes for m in volume.modality}
+    named = {_called(m) for volume in volumes for m in volume.modality}
     found = {"modality": sorted(named & _MODALITIES), "description": description}
     return {name: value for name, value in found.items() if value}
+
+
+def _called(modality: str) -> str:
+    """A modality as DICOM calls it."""
+    return _CALLED.get(modality.upper(), modality.upper())
 
 
 def rules_of(about: Mapping[str, Any], plan: Plan, asked: Choice | None = None) -> Rules:
@@ -117,7 +122,7 @@ def rules_of(about: Mapping[str, Any], plan: Plan, asked: Choice | None = None) 
         return Rules(key=asked.key)
     return replace(
         rules,
-        modality=(asked.modality.upper(),) if asked.modality else rules.modality,
+        modality=(_called(asked.modality),) if asked.modality else rules.modality,
         description=asked.description if asked.description is not None else rules.description,
     )
 

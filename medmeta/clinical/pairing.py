@@ -25,6 +25,15 @@ def stem_of(path: Path) -> str:
     return next((path.name[: -len(s)] for s in _SUFFIXES if path.name.lower().endswith(s)), path.name)
 
 
+def files_of(given: str | os.PathLike[str] | Iterable[Any]) -> tuple[Path, ...]:
+    """The files of a scan: in a sequence, or one a channel as in the table of a cohort, ``t1.nii;t2.nii``; a
+    file whose own name has a semicolon is taken as it is."""
+    if not isinstance(given, (str, os.PathLike)):
+        return tuple(Path(p) for p in given)
+    several = [part.strip() for part in os.fspath(given).split(";") if part.strip()]
+    return (Path(given),) if len(several) < 2 or Path(given).exists() else tuple(map(Path, several))
+
+
 def case_of(path: Path) -> str:
     """Which case a scan or a mask is of: its name without suffix and without what calls it a mask.
 
@@ -43,7 +52,7 @@ def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
     before ``case_1_seg.nii.gz``.
 
     Args:
-        scans: files or folders, or lists of files, one a channel.
+        scans: files or folders, or files of one channel each: a list, or ``"t1.nii;t2.nii"``.
         folder: of the masks, each called as its scan, with one of
             :data:`medmeta.clinical.bundle.ENDINGS` or none.
 
@@ -56,7 +65,7 @@ def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
     masks = sorted(Path(folder).glob("[!.]*"))
     if not masks:
         return []
-    found = [[mask for mask in masks if case_of(mask) == case_of(_first(scan))] for scan in scans]
+    found = [[mask for mask in masks if case_of(mask) == case_of(files_of(scan)[0])] for scan in scans]
     wrong = [len(own) for own in found if len(own) != 1]
     if wrong:
         raise BundleError(
@@ -104,7 +113,3 @@ def _calls(path: Path) -> Iterator[tuple[str, str]]:
     """What a path may tell a case by: its name, and the folder it is in."""
     yield "name", case_of(path)
     yield "folder", path.absolute().parent.name
-
-
-def _first(scan: str | os.PathLike[str] | Iterable[Any]) -> Path:
-    return Path(scan) if isinstance(scan, (str, os.PathLike)) else Path(next(iter(scan)))

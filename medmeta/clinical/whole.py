@@ -20,7 +20,7 @@ from medmeta.clinical.confidence import Moments, texture, through
 from medmeta.clinical.loading import BundlePredictor
 from medmeta.clinical.windows import body, planes
 from medmeta.volumes import CohortError, Plan, prepare
-from medmeta.volumes.prepared import cut_lesion, prepare_image
+from medmeta.volumes.prepared import check_unit, cut_lesion, prepare_image
 from medmeta.volumes.resample import axes_along, boxes, positions, sample
 
 SLAB = 4
@@ -262,7 +262,7 @@ def on_grid(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
         ``(channel, x, y, z)`` float32 and the ``(4, 4)`` affine, voxel to RAS mm.
 
     Raises:
-        CohortError: where the channels are not as planned or voxels are not finite.
+        CohortError: where the channels or the unit are not as planned, or voxels are not finite.
     """
     if image.shape[0] != plan.channels:
         raise CohortError(
@@ -270,6 +270,7 @@ def on_grid(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
             found=f"{image.shape[0]}",
             cure="Give the channels that the bundle was made for.",
         )
+    check_unit(plan, image)
     steps = plan.transforms()
     spatial = [s for s in steps if s["_target_"].endswith((".Orientationd", ".Spacingd"))]
     data: dict[str, Any] = {"image": image}

@@ -78,7 +78,7 @@ def prepare_image(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
             cure="Make a plan for this cohort, or give the channels the plan was made for.",
         )
     _is_flat(plan, image)
-    _is_in_hu(plan, image)
+    check_unit(plan, image)
     data, affine = {"image": image}, image.affine
     for step in _steps(plan, "image"):
         with quiet():  # of a single slice torch warns at each call of how it treats one voxel
@@ -105,7 +105,7 @@ def _is_flat(plan: Plan, image: Any) -> None:
         )
 
 
-def _is_in_hu(plan: Plan, image: Any) -> None:
+def check_unit(plan: Plan, image: Any) -> None:
     """Refuse values that are known to be no Hounsfield units where these are clipped and scaled as such."""
     unit = getattr(image, "meta", {}).get("unit", "")
     if plan.intensity == "window" and unit not in ("", "HU"):

@@ -97,6 +97,7 @@ def test_what_a_bundle_knows(hospital: Path) -> None:
     rules = rules_of(about, PLAN)
     assert rules == Rules(("MR",), "t2.*fs", (1.0, 1.0, 3.0))
     assert rules_of(about, PLAN, Choice(modality="ct", description="")).refusal("CT", "abdomen") == ""
+    assert rules_of(about, PLAN, Choice(modality="mri")).modality == ("MR",)  # as the support's may be called
     window = Plan(2, (1.0, 1.0, 3.0), (16, 16), 1, intensity="window")
     assert rules_of({}, window) == Rules(("CT",), None, (1.0, 1.0, None))
     assert series_rules([Volume("p", ())]) == {}

@@ -8,7 +8,7 @@ import pytest
 
 from medmeta.clinical import BundleError, masks_of
 from medmeta.clinical.archive import Archive
-from medmeta.clinical.bundle import CASE_OF, MASKS
+from medmeta.clinical.bundle import CASE, CASE_OF, DEPTH, MASKS
 from medmeta.clinical.cases import name_cases
 from medmeta.clinical.pacs import Study
 from medmeta.clinical.pairing import refuse_crossed
@@ -67,6 +67,29 @@ def test_a_scan_without_a_mask_or_with_two(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         parser.get_parsed_content("masklist")
     assert masks_of(scans, tmp_path / "none") == []  # of whole scans
+
+
+def test_the_mask_of_a_scan_in_a_file_a_channel(tmp_path: Path) -> None:
+    masks = files(tmp_path / "masks", "_seg")
+    folder = tmp_path / "scans"
+    assert (
+        masks_of([f"{folder}/{case}.nii.gz;{folder}/t2.nii.gz" for case in CASES], folder.parent / "masks")
+        == masks
+    )
+    assert (
+        masks_of([[f"{folder}/{case}.nii.gz", f"{folder}/t2.nii.gz"] for case in CASES], tmp_path / "masks")
+        == masks
+    )
+
+
+def test_scans_of_several_files_that_monai_names_by_the_first_are_told_apart() -> None:
+    from monai.bundle import ConfigParser
+
+    scans = [["/one/t1.nii.gz", "/one/a_t2.nii.gz"], ["/two/t1.nii.gz", "/two/b_t2.nii.gz"]]
+    parser = ConfigParser({"datalist": scans, "depth": DEPTH, "name": CASE})
+    name = parser.get_parsed_content("name")
+    called = [name({"filename_or_obj": scan[0]}, None)["subject"] for scan in scans]
+    assert called == ["one_t1.nii.gz", "two_t1.nii.gz"]
 
 
 def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:

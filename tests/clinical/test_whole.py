@@ -21,7 +21,7 @@ from medmeta.clinical.loading import BundlePredictor
 from medmeta.clinical.whole import on_grid, segment
 from medmeta.clinical.windows import body
 from medmeta.networks import build, unet
-from medmeta.volumes import Cohort, Plan, load
+from medmeta.volumes import Cohort, CohortError, Plan, load
 
 CT = {"intensity": "window", "low": -200.0, "high": 600.0, "mean": 50.0, "std": 150.0}
 
@@ -100,6 +100,13 @@ def test_inside_the_body_labels_are_those_of_all_windows(cohort: Cohort) -> None
     found, wanted = segment(made, image).labels, by_monai(made, image)
     assert close(found[native > 1 - 1e-6], wanted[native > 1 - 1e-6])
     assert not found[native < 0.001].any()
+
+
+def test_values_that_are_no_hounsfield_units_are_not_windowed_as_such() -> None:
+    plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, intensity="window", low=-99.0, high=99.0, mean=0.0, std=1.0)
+    image = MetaTensor(torch.rand(1, 8, 8, 8), affine=torch.eye(4).double(), meta={"unit": "stored"})
+    with pytest.raises(CohortError, match=r"wanted a CT in HU, as planned, found values in 'stored'"):
+        on_grid(plan, image)
 
 
 def test_where_too_little_is_found_the_answer_is_nothing_and_so_is_its_certainty() -> None:
