@@ -125,7 +125,7 @@ def evaluate(
         found = asked.answer(methods, answered, beside.tolerance)
         content = results(
             [found.judged],
-            held_out=run.held_out,
+            held_out=tuple(dict.fromkeys((*run.held_out, *tumours))),  # a new type need not have been named
             seed=manifest.seed,
             seconds=time.monotonic() - began,
             manifests=[manifest],

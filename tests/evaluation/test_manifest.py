@@ -279,7 +279,9 @@ def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, t
     with pytest.raises(EvaluationError, match="two files"):
         write_manifest(run, cohort, "cyst", tmp_path / "n.json", paths=tmp_path / "n.json")
     assert not (tmp_path / "n.json").exists()
-    first = evaluate(run, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
+    never_there = replace(run, held_out=())  # as where no cohort of training had the type
+    first = evaluate(never_there, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
+    assert first["held_out"] == ["cyst"]
     assert (tmp_path / "one" / "manifest.json").read_text() == (tmp_path / "m.json").read_text()
     taken = Beside(predictions={"Copied-mask": tmp_path})
     with pytest.raises(EvaluationError, match="no method's of medmeta, found 'Copied-mask'"):
