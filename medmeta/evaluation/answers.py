@@ -17,6 +17,8 @@ from medmeta.evaluation.records import EvaluationError
 from medmeta.volumes import VolumeError, load_mask
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+GREY = 255
+"""What many programs write for the target in a mask of bytes."""
 COLUMNS = ("episode", "image", "type", "probability")
 
 
@@ -59,7 +61,8 @@ class Answers:
 
     To segment: ``FOLDER/<episode>/<image>.nii.gz``, a mask on the scan's own grid, any non-zero voxel being
     the target. To classify: ``FOLDER/predictions.csv`` with the columns ``episode``, ``image``, ``type`` and
-    ``probability``, one row for each type asked of each image. Episodes and images are named as in the
+    ``probability``, one row for each image of the type that is scored, or of each of the
+    classes where they are three or more. Episodes and images are named as in the
     manifest (:attr:`Episode.name`, :attr:`Key.image`). What is missing counts as the worst there can be.
 
     Args:
@@ -132,6 +135,7 @@ class Answers:
             if (name, image, kind) in found:
                 raise _refused("one row for each type of each image", f"one again in line {line}")
             found[name, image, kind] = value
+        _complete(episodes, found)
         asked = {(name, k.image, t) for name, e in episodes.items() for k in e.query for t in e.tumours}
         if not asked & found.keys():
             scored = ", ".join(self.manifest.tumours)
@@ -147,10 +151,12 @@ def outlined(file: Path, image: Any) -> Tensor:
     """
     try:
         return load_mask(file, like=image).as_tensor()[0] > 0
-    except VolumeError as error:
-        if error.code != "empty-mask":  # as a label that is a mistake, as an answer it is one
-            raise
-        return torch.zeros(tuple(image.shape[1:]), dtype=torch.bool)
+    except VolumeError as error:  # as labels these two are mistakes, as answers they are what was meant
+        if error.code == "empty-mask":
+            return torch.zeros(tuple(image.shape[1:]), dtype=torch.bool)
+        if error.code == "grey-mask":
+            return load_mask(file, like=image, label=GREY).as_tensor()[0] > 0
+        raise
 
 
 def _refused(wanted: str, found: str, cure: str = "Correct predictions.csv.") -> EvaluationError:
@@ -205,6 +211,22 @@ def _check_row(
         )
     if kind not in episode.classes:
         raise _refused(f"types of the episode ({', '.join(episode.classes)})", f"another name in line {line}")
+
+
+def _complete(episodes: Mapping[str, Episode], found: Collection[tuple[str, str, str]]) -> None:
+    """Refuse an image of which one type was said and another not, where several are told apart.
+
+    Which is the likeliest is not known then: the one that was said would be taken, however unlikely.
+    """
+    for name, episode in episodes.items():
+        said = [sum((name, k.image, c) in found for c in episode.classes) for k in episode.query]
+        partly = sum(0 < n < len(episode.classes) for n in said)
+        if partly and len(episode.classes) > 2:
+            raise _refused(
+                f"the probability of each of {', '.join(episode.classes)} for every image of episode {name} "
+                "that is answered",
+                f"{partly} image(s) with some of them",
+            )
 
 
 def _chance(text: str, line: int) -> float:

@@ -148,7 +148,8 @@ def methods_of(run: Run, seed: int = 0) -> dict[str, Method | ScanMethod]:
     mine: dict[str, Method | ScanMethod] = {run.learner.name: run.learner}
     if run.task == "segmentation" and can_go_on(run.learner):
         mine["safeguarded"] = Safeguarded(run.learner)
-    return {**mine, **baselines(run, seed)}
+    plain = {name: method for name, method in baselines(run, seed).items() if name not in mine}
+    return {**mine, **plain}  # a run may be a baseline trained longer: it is the run that is judged
 
 
 def names_of(run: Run) -> dict[str, str]:

@@ -83,9 +83,11 @@ def write_manifest(
     _can_be_written([Path(file) for file in (out, paths) if file is not None])
     at_least_one(shots, episodes)
     made = manifest_of(run, cohort, tumour, shots=shots, episodes=episodes, seed=seed, catalogue=catalogue)
+    catalogue.check(made)  # what would be refused when it is replayed is not written
+    table = catalogue.table(made)
     write_bytes(Path(out), made.text().encode())
     if paths is not None:
-        write_bytes(Path(paths), catalogue.table(made).encode())
+        write_bytes(Path(paths), table.encode())
     return made
 
 

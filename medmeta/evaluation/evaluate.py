@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def evaluate(
         EpisodeError: where there are too few patients.
     """
     folder, beside = Path(out), beside or Beside()
-    _check(folder, shots, episodes)
+    _check(folder, shots, episodes, beside.tolerance)
     ours = names_of(run)
     check_programs(list(beside.predictions), {*ours, *ours.values()})
     began = time.monotonic()
@@ -109,19 +111,21 @@ def evaluate(
     asked = _Asked(run, cohort, manifest, catalogue, store, track)
     tumours = tumours_of(run, manifest, tumour)
     with _written(folder) as work:
-        (work / "manifest.json").write_text(manifest.text())
+        (work / "manifest.json").write_text(manifest.text(), encoding="utf-8")
         catalogue.check(manifest)
         theirs = {name: Answers(where, manifest) for name, where in beside.predictions.items()}
         judged_on = new_volumes(run, manifest, catalogue)
         proof = prove(run, tumours, judged_on, store, trained_on=beside.trained_on, track=track)
+        # first, for a mask that cannot be read is not to be found after hours of adapting
+        answered = asked.judge(theirs, beside.tolerance) if theirs else None
         gone = {catalogue[k].patient for k in manifest.cases}
         others = [v for v in cohort.volumes if v.patient not in gone]  # nobody who is judged chooses a rate
         tasks = validation_episodes(run, others, store, shots, seed=seed)
         methods, tuning = tuned(methods_of(run, seed), tasks, track=track)
-        found = asked.answer(methods, theirs, beside.tolerance)
+        found = asked.answer(methods, answered, beside.tolerance)
         content = results(
             [found.judged],
-            held_out=run.held_out,
+            held_out=tuple(dict.fromkeys((*run.held_out, *tumours))),  # a new type need not have been named
             seed=manifest.seed,
             seconds=time.monotonic() - began,
             manifests=[manifest],
@@ -130,9 +134,13 @@ def evaluate(
         )
         learnt = {run.learner.name, *LEARNT}
         content["answer"] = [a.to_json() for a in advise(found.judged, learnt, further=found.further)]
-        (work / "results.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        (work / "cases.csv").write_text(cases_csv([found.judged, *filter(None, [found.further])]))
-        (work / "report.html").write_text(_page(asked, found, proof, tuning, list(theirs)))
+        text = {
+            "results.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+            "cases.csv": cases_csv([found.judged, *filter(None, [found.further])]),
+            "report.html": _page(asked, found, proof, tuning, list(theirs)),
+        }
+        for name, whole in text.items():
+            (work / name).write_text(whole, encoding="utf-8")
     return content
 
 
@@ -143,15 +151,26 @@ def _written(folder: Path) -> Iterator[Path]:
     work.mkdir(parents=True)
     try:
         yield work
-        os.replace(work, folder)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+    try:
+        os.replace(work, folder)
+    except OSError as error:
+        raise EvaluationError(
+            f"a folder that does not exist: {folder.name}",
+            found="one that came to be meanwhile",
+            cure=f"All that was found is in {work.name} beside it: move it.",
+        ) from error
 
 
-def _check(folder: Path, shots: Sequence[int], episodes: int) -> None:
+def _check(folder: Path, shots: Sequence[int], episodes: int, tolerance: float) -> None:
     new_folder(folder, EvaluationError)
     at_least_one(shots, episodes)
+    if not 0 <= tolerance < math.inf:
+        raise EvaluationError(
+            "a tolerance of 0 mm or more", found=f"{tolerance:g}", cure="Give --tolerance in mm."
+        )
 
 
 @dataclass(frozen=True)
@@ -173,34 +192,65 @@ class _Asked:
     store: Store
     track: Track
 
-    def answer(
-        self, methods: Mapping[str, Method | ScanMethod], theirs: Mapping[str, Judge], tolerance: float
-    ) -> _Found:
-        """Judge our methods and other programs' answers, then the plain way with more labels."""
-        judges: dict[str, Judge] = {**methods, **theirs}
-        judged = replay(
-            judges, self.manifest, self.catalogue, self.store, tolerance=tolerance, track=self.track
+    def judge(self, methods: Mapping[str, Judge], tolerance: float) -> Judged:
+        """Judge methods or other programs' answers on the episodes."""
+        return replay(
+            methods, self.manifest, self.catalogue, self.store, tolerance=tolerance, track=self.track
         )
-        return _Found(judged, self._further(judged, methods))
 
-    def _further(self, judged: Judged, methods: Mapping[str, Method | ScanMethod]) -> Judged | None:
-        """Our best plain way at more labels; other programs have answered already."""
-        run, manifest = self.run, self.manifest
+    def answer(
+        self, methods: Mapping[str, Method | ScanMethod], answered: Judged | None, tolerance: float
+    ) -> _Found:
+        """Judge our methods, then the plain way with more labels; other programs have answered already."""
+        ours = self.judge(methods, tolerance)
+        return _Found(_together(ours, answered), self._further(ours, methods, tolerance))
+
+    def _further(
+        self, ours: Judged, methods: Mapping[str, Method | ScanMethod], tolerance: float
+    ) -> Judged | None:
+        """Our best plain way at more labels, of the same patients."""
+        run, manifest, cohort = self.run, self.manifest, self._cohort
         (tumour,) = manifest.tumours[:1]
 
         def judge(method: str, shots: Sequence[int]) -> Judged:
             options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
-            more = manifest_of(run, self.cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
-            return replay({method: methods[method]}, more, self.catalogue, self.store, track=self.track)
+            more = manifest_of(run, cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
+            asked = replace(self, manifest=replace(more, crops=manifest.crops))
+            return asked.judge({method: methods[method]}, tolerance)
 
-        ours = replace(judged, cases=tuple(c for c in judged.cases if c.method in methods))
         return judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
+
+    @cached_property
+    def _cohort(self) -> Cohort:
+        """Those of the manifest, who were proved to be new, and those whom training saw.
+
+        The cohort that a manifest is replayed on may hold others, whom nothing was proved of.
+        """
+        new = set(self.run.new_patients(self.cohort.volumes))
+        kept = [
+            v
+            for v in self.cohort.volumes
+            if v not in new or (self.run.plan.takes(v) and self.catalogue.key(v) in self.manifest.cases)
+        ]
+        return replace(self.cohort, volumes=tuple(kept))
 
     def _available(self, tumour: str) -> int:
         """Patients of the class that has the fewest."""
         most = max(e.shot for e in self.manifest.episodes)
-        asked, known = who(self.run, self.cohort, most)
+        asked, known = who(self.run, self._cohort, most)
         return available(asked, tumour, self.run.plan, known=known)
+
+
+def _together(ours: Judged, theirs: Judged | None) -> Judged:
+    """Two evaluations of the same episodes as one, the methods of ours first."""
+    if theirs is None:
+        return ours
+    return replace(
+        ours,
+        cases=(*ours.cases, *theirs.cases),
+        pictures=(*ours.pictures, *theirs.pictures),
+        seconds={**ours.seconds, **theirs.seconds},
+    )
 
 
 def _page(

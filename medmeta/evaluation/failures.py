@@ -60,6 +60,15 @@ def badness(picture: Picture) -> float:
 
 
 def worst(pictures: Sequence[Picture], number: int) -> list[Picture]:
-    """The cases that went worst, the worst first; a scan that went well is none."""
+    """The cases that went worst, the worst first; a scan that went well is none.
+
+    Of those that could not be worse, the missed before false alarms, and these by their volume: else the
+    first few scans with a false voxel would be all that is shown.
+    """
     wrong = [p for p in pictures if badness(p) > 0]
-    return sorted(wrong, key=badness, reverse=True)[:number]
+    return sorted(wrong, key=_rank, reverse=True)[:number]
+
+
+def _rank(picture: Picture) -> tuple[float, bool, float]:
+    alarm = picture.case.values.get("false_volume_ml")
+    return badness(picture), picture.case.truth, alarm or 0.0

@@ -17,7 +17,7 @@ from medmeta.evaluation.records import Case, Picture
 Table: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Interval]]]]
 """Metric with its interval, by tumour, shots and method."""
 
-_STYLE = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "medmeta"}
+_STYLE = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "medmeta", "text.parse_math": False}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#8a6d00", "#5c6770", "#a3476b", "#1f6f8b")
 TRUTH, FOUND = "#ffd23f", "#35d0ba"

@@ -110,6 +110,8 @@ def _read(shots: tuple[int, ...], scores: NDArray[np.float64], goal: float) -> f
 def slope(curve: Curve) -> Slope | None:
     """The gain a doubling between the two largest numbers of labels; None where only one was judged.
 
+    Its mean is None where no support of both was judged on the same patients.
+
     Example:
         >>> cells = {1: np.array([[0.2, 0.3]]), 4: np.array([[0.6, 0.9]])}
         >>> slope(Curve("m", cells, gain=cells[4] - cells[1])).gain.mean

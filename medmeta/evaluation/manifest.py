@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,8 @@ def read(text: str) -> Manifest:
     """A manifest from its JSON document.
 
     Raises:
-        EvaluationError: where it is none, has no episode, or a patient's image is on both sides of one.
+        EvaluationError: where it is none, has no episode, or one that cannot be: an image on both sides, a
+            case or an episode twice, another number of labelled cases than it says.
     """
     try:
         plain = json.loads(text)
@@ -142,14 +144,14 @@ def read(text: str) -> Manifest:
         episodes = tuple(
             Episode(
                 tuple(e["tumours"]),
-                int(e["shot"]),
-                int(e["draw"]),
+                _whole(e["shot"], 1),
+                _whole(e["draw"], 0),
                 tuple(e["classes"]),
                 *(tuple(Key(str(i), str(k)) for i, k in e[side]) for side in ("support", "query")),
             )
             for e in plain["episodes"]
         )
-        made = Manifest(str(plain["task"]), int(plain["seed"]), int(plain["crops"]), episodes)
+        made = Manifest(str(plain["task"]), _whole(plain["seed"]), _whole(plain["crops"], 0), episodes)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise EvaluationError(
             f"an episode manifest ({FORMAT})",
@@ -161,20 +163,55 @@ def read(text: str) -> Manifest:
             "a manifest with at least 1 episode", found="none in it", cure="Write one with medmeta manifest."
         )
     for e in made.episodes:
-        if not e.tumours or not set(e.tumours) <= set(e.classes):
-            raise EvaluationError(
-                f"a type that is scored in episode {e.name}, one of its classes",
-                found="another" if e.tumours else "none",
-                cure="Write the manifest anew.",
-            )
-        both = {k.image for k in e.support} & {k.image for k in e.query}
-        if both or not e.support or not e.query:
-            raise EvaluationError(
-                f"other images in the query of episode {e.name} than in its support, and some in each",
-                found=f"{len(both)} in both" if both else "an empty side",
-                cure="Write the manifest anew.",
-            )
+        _check(e)
+    twice = len(made.episodes) - len({e.name for e in made.episodes})
+    if twice:
+        raise _anew("every episode once", f"{twice} with the name of another")
     return made
+
+
+def _whole(number: Any, least: float = -math.inf) -> int:
+    """A whole number of at least ``least``."""
+    if type(number) is not int or number < least:
+        raise ValueError(number)
+    return number
+
+
+def _anew(wanted: str, found: str) -> EvaluationError:
+    return EvaluationError(wanted, found=found, cure="Write the manifest anew.")
+
+
+def _check(e: Episode) -> None:
+    """Refuse an episode that cannot be: its figures would be of something else than it says.
+
+    Raises:
+        EvaluationError: naming the episode.
+    """
+    drawn = e.classes[1:] if e.classes[:1] == ("background",) else e.classes
+    if not e.tumours or not set(e.tumours) <= set(drawn) or (drawn != e.classes and len(drawn) > 1):
+        raise _anew(
+            f"a type that is scored in episode {e.name}, one of its classes",
+            "another" if e.tumours else "none",
+        )
+    both = {k.image for k in e.support} & {k.image for k in e.query}
+    if both or not e.support or not e.query:
+        raise _anew(
+            f"other images in the query of episode {e.name} than in its support, and some in each",
+            f"{len(both)} in both" if both else "an empty side",
+        )
+    for side in (e.support, e.query):
+        if len(set(side)) < len(side):
+            raise _anew(f"every case once in episode {e.name}", f"{len(side) - len(set(side))} again")
+    if e.classes[0] not in ("background", "rest"):
+        strange = {k.kind for k in (*e.support, *e.query)} - set(e.classes)
+        if strange:
+            raise _anew(f"cases of the classes of episode {e.name}", f"some of {', '.join(sorted(strange))}")
+    there = [sum(e.classes[e.label(k)] == name for k in e.support) for name in drawn]
+    if set(there) != {e.shot} or sum(there) < len(e.support):
+        raise _anew(
+            f"{e.shot} labelled of each class in the support of episode {e.name}",
+            f"{', '.join(map(str, there))} of {len(e.support)}",
+        )
 
 
 def open_manifest(path: str | Path) -> Manifest:

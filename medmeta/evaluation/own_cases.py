@@ -10,6 +10,7 @@ from typing import Any
 from medmeta.errors import nearest
 from medmeta.evaluation.advice import Advice, advise
 from medmeta.evaluation.baselines import NAMES, SCRATCH, CopiedMask, methods_of, names_of
+from medmeta.evaluation.drawing import at_least_one
 from medmeta.evaluation.evaluate import LEARNT
 from medmeta.evaluation.pixels import Trees
 from medmeta.evaluation.proof import check_names
@@ -89,14 +90,16 @@ def advise_on(
     Raises:
         EvaluationError: where the type is not in the cohort, was trained on, or has fewer than 3 patients.
     """
+    at_least_one((1,), episodes)
     volumes = _volumes(cohort, tumour, run)
     task = run.task if run is not None else _task(volumes, tumour)
     plan = run.plan if run is not None else make_plan(volumes, whole=task == "classification")
     patients = available(volumes, tumour, plan)
     if patients < 3:
+        others = " and 3 others, to tell them from" if task == "classification" else ""
         raise EvaluationError(
-            f"at least 3 labelled patients with {tumour!r}, to learn from some and judge the others",
-            found=f"{patients}",
+            f"at least 3 labelled patients with {tumour!r}{others}, to learn from some and judge the others",
+            found=f"{patients}{' of the fewer' if others else ''}",
             cure="Label more; 'medmeta select' proposes whom.",
         )
     store = Store(plan, cache, salt=run.config["salt"] if run is not None else None)

@@ -17,6 +17,9 @@ from medmeta.volumes.progress import Track, silent
 
 TYPES = 6
 """Types that the gain is measured on at most, so that the answer comes within minutes."""
+NOT_MEASURED = (
+    "What choosing gains was not measured: that is done by outlining, and the run looks at whole volumes."
+)
 
 
 def propose(
@@ -81,7 +84,7 @@ def propose(
             for v, n in zip(chosen.volumes, chosen.stands_for, strict=True)
         ],
         "gain": gained,
-        "says": _says(gained, some, shots),
+        "says": NOT_MEASURED if plan.whole else _says(gained, some, shots),
     }
 
 

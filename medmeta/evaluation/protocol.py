@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,19 +164,32 @@ def replay(
 
 def _has_targets(manifest: Manifest) -> None:
     for episode in manifest.episodes:
-        kinds = {k.kind for k in episode.query}
-        if manifest.task == "segmentation" and episode.tumours[0] not in kinds:
-            raise EvaluationError(
-                f"a patient with {episode.tumours[0]!r} among those judged in episode {episode.name}",
-                found=f"{len(episode.query)} without it",
-                cure="Ask for fewer shots, or add patients of the type.",
-            )
+        kinds = [k.kind for k in episode.query]
+        for tumour in episode.tumours:
+            if tumour not in kinds:
+                raise EvaluationError(
+                    f"a patient with {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} without it",
+                    cure="Ask for fewer shots, or add patients of the type.",
+                )
+            if manifest.task == "classification" and set(kinds) == {tumour}:
+                raise EvaluationError(
+                    f"a patient without {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} with it",
+                    cure="Ask for fewer shots, or add patients of other types.",
+                )
 
 
-def outline(predictor: Callable[[Tensor], Any], volume: Volume, store: Store, native: Any) -> Tensor:
-    """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour."""
+def outline(predictor: Callable[[Tensor], Any], volume: Volume, store: Store, native: Any) -> Tensor | None:
+    """Boolean ``(x, y, z)`` on the scan's own grid: where the predictor sees the tumour.
+
+    None where it gives what is no number, as a learner that ran away does: called free of the tumour it would
+    be the best there is on those who are.
+    """
     prepared = store.read(volume)
     probability = torch.softmax(logits_of(predictor, prepared.image, store.plan), 0)
+    if bool(probability.isnan().any()):
+        return None
     return restore(probability, prepared.affine, native).as_tensor().argmax(0) > 0
 
 
@@ -347,42 +361,34 @@ class _Classifying:
             logits = torch.cat([predictor(p.image[None]) for p in prepared])
         chances, answers = torch.softmax(logits, 1), logits.argmax(1).tolist()
         return [
+            self._case(episode, name, tumour, key, chance, episode.classes[answer])
+            for tumour in episode.tumours
+            for key, chance, answer in zip(
+                episode.query, chances[:, episode.classes.index(tumour)].tolist(), answers, strict=True
+            )
+        ]
+
+    def _answered(self, answers: Answers, episode: Episode, name: str) -> list[Case]:
+        return [
             self._case(
                 episode,
                 name,
                 tumour,
                 key,
-                float(chance[episode.classes.index(tumour)]),
-                episode.classes[answer],
+                answers.probability(episode, key, tumour),
+                answers.answer(episode, key),
             )
             for tumour in episode.tumours
-            for key, chance, answer in zip(episode.query, chances, answers, strict=True)
+            for key in episode.query
         ]
 
-    def _answered(self, answers: Answers, episode: Episode, name: str) -> list[Case]:
-        made = []
-        for tumour in episode.tumours:
-            for key in episode.query:
-                truth = episode.classes[episode.label(key)] == tumour
-                chance = answers.probability(episode, key, tumour)
-                given = float(not truth) if chance is None else chance
-                said = answers.answer(episode, key)
-                made.append(self._case(episode, name, tumour, key, given, said, missing=chance is None))
-        return made
-
     def _case(
-        self,
-        episode: Episode,
-        name: str,
-        tumour: str,
-        key: Key,
-        chance: float,
-        answer: str | None,
-        *,
-        missing: bool = False,
+        self, episode: Episode, name: str, tumour: str, key: Key, chance: float | None, answer: str | None
     ) -> Case:
+        """A case; where there is no probability, or none that is a number, the worst there can be."""
         kind = episode.classes[episode.label(key)]
         several = len(episode.classes) > 2
+        missing = chance is None or math.isnan(chance)
         return Case(
             tumour,
             episode.shot,
@@ -390,9 +396,9 @@ class _Classifying:
             episode.draw,
             self.store.patient(self.catalogue[key]),
             truth=kind == tumour,
-            probability=chance,
+            probability=float(kind != tumour) if missing else chance,
             kind=kind if several else None,
-            answer=answer if several else None,
+            answer=answer if several and not missing else None,
             missing=missing,
         )
 

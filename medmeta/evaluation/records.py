@@ -49,8 +49,8 @@ class Case:
         truth: whether the patient has the tumour.
         probability: of the tumour, when classifying.
         kind, answer: the type that the patient has and the one that was said, where several were asked for.
-        missing: whether there was no prediction; it counts as the worst there can be, and where there is no
-            worst (millimetres, false lesions) its value is None.
+        missing: whether there was no prediction, or none that is a number; it counts as the worst there can
+            be, and where there is no worst (millimetres, false lesions) its value is None.
     """
 
     tumour: str

@@ -60,14 +60,23 @@ def _value(name: str) -> Make:
     """The mean of a value that each case has."""
 
     def make(cases: Sequence[Case], before: Sequence[Case] = ()) -> Cells:
-        values = [c.values.get(name) for c in cases]
+        means = _means(cases, name)
         if before:
-            then = {(c.patient, c.draw): c.values.get(name) for c in before}
-            others = [then.get((c.patient, c.draw)) for c in cases]
-            values = [_less(*pair) for pair in zip(values, others, strict=True)]
-        return cells_of([c.patient for c in cases], [c.draw for c in cases], values)
+            then = _means(before, name)
+            means = {key: _less(mean, then.get(key)) for key, mean in means.items()}
+        return cells_of([p for p, _ in means], [d for _, d in means], list(means.values()))
 
     return make
+
+
+def _means(cases: Sequence[Case], name: str) -> dict[tuple[str, int], float | None]:
+    """A value's mean over the scans of each patient and draw: nothing says which scan a case is of."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for case in cases:
+        found = values.setdefault((case.patient, case.draw), [])
+        if (value := case.values.get(name)) is not None:
+            found.append(value)
+    return {key: float(np.mean(some)) if some else None for key, some in values.items()}
 
 
 def _less(one: float | None, other: float | None) -> float | None:

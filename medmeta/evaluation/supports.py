@@ -124,7 +124,7 @@ def _others(catalogue: Catalogue, judged: Sequence[Volume], drawn: Sequence[Volu
 def _supports(
     task: Task, shots: Sequence[int], episodes: int, seed: int
 ) -> Iterable[tuple[int, int, tuple[Volume, ...]]]:
-    for shot in shots:
+    for shot in dict.fromkeys(shots):  # asked for twice it is judged once
         for draw in range(episodes):
             yield shot, draw, task.draw(shot, generator_of(seed, draw, *task.name.encode()))
 

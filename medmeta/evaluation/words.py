@@ -119,6 +119,11 @@ def _more(advice: Advice) -> str:
     if found is None:
         return "Whether to label more cannot be told from one number of labels."
     gain = found.gain
+    if gain.mean is None:
+        return (
+            f"Whether to label more cannot be told: after {found.first} and after {_labels(found.last)} "
+            "nobody was judged with the same draw."
+        )
     said = (
         f"From {found.first} to {_labels(found.last)} it gained {gain.mean:.2f} a doubling ({_range(gain)})"
     )

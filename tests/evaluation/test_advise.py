@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from medmeta.cli import app
 from medmeta.episodes import Examples
 from medmeta.evaluation import EvaluationError, Judged, Trees, advise_on
-from medmeta.evaluation.advice import judge_further
+from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.supports import available
+from medmeta.evaluation.words import answer
 from medmeta.volumes import Plan, Volume, open_cohort
 from tests.evaluation.test_report import phantom
 
@@ -58,6 +59,21 @@ def test_what_cannot_be_advised_is_refused(few: Path) -> None:
         advise_on(cohort, "other")
     with pytest.raises(EvaluationError, match="Did you mean 'cyst'"):
         advise_on(cohort, "cist")
+    with pytest.raises(EvaluationError, match=r"at least 1 episode .* found 0 episodes"):
+        advise_on(cohort, "cyst", episodes=0)
+    alone = replace(cohort, volumes=tuple(replace(v, mask=None) for v in cohort.of("cyst")))
+    with pytest.raises(EvaluationError, match=r"3 labelled patients with 'cyst' and 3 others.* found 0 of"):
+        advise_on(alone, "cyst")
+
+
+def test_where_no_draw_is_at_both_numbers_of_labels_it_is_said() -> None:
+    """As in a manifest of another program, whose draws are numbered through."""
+    judged = phantom({"maml": 0.5, "pixel-trees": 0.3}, (1, 3))
+    apart = tuple(replace(c, draw=c.draw + 100 * (c.shot == 3)) for c in judged.cases)
+    (found,) = advise(replace(judged, cases=apart), {"maml"})
+    text = " ".join(answer(found, {"maml": "ours", "pixel-trees": "trees"}))
+    assert "cannot be told: after 1 and after 3 labelled patients nobody was judged with the same" in text
+    assert found.to_json()["label_more"] == "unknown"
 
 
 def test_patients_of_two_classes_are_not_counted_as_to_be_learnt_from(few: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from medmeta.evaluation import Answers, Catalogue, EvaluationError, Judged, Part, Report, render, replay
+from medmeta.episodes import Examples
+from medmeta.evaluation import (
+    Answers,
+    Catalogue,
+    EvaluationError,
+    Judged,
+    Part,
+    Report,
+    render,
+    replay,
+    results,
+)
 from medmeta.evaluation.answers import check_programs
 from medmeta.evaluation.baselines import CopiedMask
 from medmeta.evaluation.manifest import Manifest
@@ -221,3 +233,70 @@ def test_of_a_judged_scan_no_voxels_are_kept(tmp_path: Path) -> None:
 def test_a_judged_patient_without_a_mask_is_refused(volumes: tuple[Volume, ...]) -> None:
     with pytest.raises(EvaluationError, match="found one without"):
         Truths().truth(replace(volumes[0], mask=None), present=True)
+
+
+def test_a_mask_of_255_is_an_answer(masks: Manifest, volumes: tuple[Volume, ...], tmp_path: Path) -> None:
+    """What OpenCV and many others write; as a label nobody has said that it is one."""
+    episode, catalogue = masks.episodes[0], Catalogue(volumes)
+    key = next(k for k in episode.query if k.kind == "cyst")
+    (tmp_path / episode.name).mkdir()
+    truth = np.asarray(nibabel.load(catalogue[key].mask).dataobj)
+    save(truth * 255, tmp_path / episode.name / f"{key.image}.nii.gz")
+    found = Answers(tmp_path, masks).mask(episode, key, read_image(catalogue[key]))
+    assert found is not None
+    assert np.array_equal(found.numpy(), truth > 0)
+
+
+def test_of_three_classes_each_is_answered_or_none(volumes: tuple[Volume, ...], tmp_path: Path) -> None:
+    """Of the held-out type alone every image was called that, however unlikely."""
+    plan = make_plan(volumes, whole=True, patch=(8, 8, 8))
+    made = draw_classification(volumes, ["cyst"], plan, shots=(1,), episodes=1)
+    (episode,) = made.episodes
+    known = [k for k in (*episode.support, *episode.query) if k.kind != "none"]
+    support = tuple({k.kind: k for k in known}.values())
+    classes = ("cyst", "nodule", "spot")
+    spot = replace(support[0], kind="spot", image="0123456789abcdef")
+    query = tuple(k for k in known if k not in support)
+    made = replace(made, episodes=(replace(episode, classes=classes, support=(*support, spot), query=query),))
+    head = "episode,image,type,probability"
+    said = [f"{episode.name},{k.image},cyst,0.1" for k in query]
+    (tmp_path / "predictions.csv").write_text("\n".join([head, *said]))
+    with pytest.raises(EvaluationError, match=rf"each of cyst, nodule, spot .* found {len(query)} image"):
+        Answers(tmp_path, made)
+    said = [
+        f"{episode.name},{k.image},{c},{0.7 if c == k.kind else 0.15}" for k in query[1:] for c in classes
+    ]
+    (tmp_path / "predictions.csv").write_text("\n".join([head, *said]))
+    answers = Answers(tmp_path, made)
+    assert [answers.answer(made.episodes[0], k) for k in query] == [None, *(k.kind for k in query[1:])]
+
+
+class Gone:
+    """A method that ran away: whatever it is shown, what it gives is no number."""
+
+    def adapt(self, support: Examples):
+        space = support.label.ndim - 1
+
+        def predict(image: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(image), len(support.classes), *image.shape[2:][:space]), torch.nan)
+
+        return predict
+
+
+def test_what_is_no_number_counts_as_missing(
+    masks: Manifest, chances: Manifest, volumes: tuple[Volume, ...]
+) -> None:
+    """Outlines of it were none at all, the best there is of who is free; a chance of it ended the report."""
+    whole = make_plan(volumes, whole=True, patch=(8, 8, 8))
+    for manifest, plan in ((masks, PLAN), (chances, whole)):
+        judged = replay({"gone": Gone()}, manifest, Catalogue(volumes), Store(plan, salt="s"))
+        assert judged.cases
+        assert all(c.missing for c in judged.cases)
+        row = judged.table()["cyst"]["1"]["gone"]
+        if manifest is masks:
+            assert (row["dice"].mean, row["false_alarm_rate"].mean) == (0.0, 1.0)
+        else:
+            assert (row["auroc"].mean, row["brier"].mean) == (0.0, 1.0)
+        content = results([judged], held_out=[], seed=0, seconds=1.0)
+        json.dumps(content, allow_nan=False)
+        assert any("predictions were missing" in w for w in content["warnings"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from medmeta import open_cohort
 from medmeta.episodes import Examples
 from medmeta.evaluation import EvaluationError, baselines, propose
-from medmeta.evaluation.baselines import Majority, NearestPixels, tuned, validation_episodes
+from medmeta.evaluation.baselines import Majority, NearestPixels, methods_of, tuned, validation_episodes
 from medmeta.learners.tuning import RATES, STEPS
 from medmeta.training import Recipe, Run, Schedule, train
 from medmeta.volumes import Cohort, Store, Volume
@@ -76,6 +78,13 @@ def test_a_run_of_lesions_cannot_choose_among_patients_without_outlines(run: Run
         propose(bare, 2, run=run)
 
 
+def test_why_a_classifier_cannot_say_what_choosing_gains(run: Run, cohort: Cohort) -> None:
+    """Not for want of patients with masks, of whom there are four of a type that it has not seen."""
+    found = propose(cohort, 1, run=run)
+    assert (len(found["chosen"]), found["gain"]) == (1, None)
+    assert "the run looks at whole volumes" in found["says"]
+
+
 def test_rates_are_chosen_on_validation_types_from_one_grid(run: Run, cohort: Cohort) -> None:
     store = Store(run.plan, salt=run.config["salt"])
     tasks = validation_episodes(run, cohort.volumes, store, (1, 3), each=1)
@@ -105,3 +114,12 @@ def test_nearest_voxels_are_those_of_scikit_learn_and_the_majority_is_counted() 
     assert NearestPixels().adapt(support)(torch.from_numpy(query)).argmax(1).tolist() == expected.tolist()
     said = Majority().adapt(support)(torch.from_numpy(query))
     assert torch.softmax(said, 1)[0].tolist() == pytest.approx((np.bincount(label) / 20).tolist())
+
+
+def test_a_run_of_a_baseline_s_name_is_judged_itself(run: Run) -> None:
+    """Pre-trained for longer, say: what was judged in its name was the short pre-training beside it."""
+    assert run.warm is not None
+    longer = replace(run, learner=copy.deepcopy(run.warm))
+    made = methods_of(longer)
+    assert made["pretrain-finetune"] is longer.learner
+    assert next(iter(made)) == "pretrain-finetune"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from medmeta.evaluation import Case
-from medmeta.evaluation.figures import _bin, _look
+from medmeta.evaluation.figures import _bin, _look, curves
+from medmeta.evaluation.intervals import Interval
 
 
 def bar(right: int, of: int) -> tuple[float, float, float, float]:
@@ -27,3 +28,11 @@ def test_bars_stay_where_shares_can_be() -> None:
 
 def test_no_two_methods_look_alike() -> None:
     assert len({tuple(_look(number).values()) for number in range(24)}) == 24
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """A pair of dollars is no formula, least of all one that cannot be read."""
+    row = {"dice": Interval(0.5, 0.4, 0.6)}
+    page = curves({"$T_2^$": {"1": {"m": row}}}, "dice", "Dice", {"m": "US$ 5 to $_"}, {})
+    assert "$T_2^$" in page
+    assert "US$ 5 to $_" in page

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import locale
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from medmeta.evaluation.manifest import Key, Manifest, read
 from medmeta.evaluation.proof import Looked, check_names, prove
 from medmeta.evaluation.protocol import judged_values
 from medmeta.training import Recipe, Run, RunError, Schedule, open_run, train
-from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, make_plan
+from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, VolumeError, make_plan
 from medmeta.volumes.names import same_type
+from medmeta.volumes.progress import silent
 
 SHAPE = (20, 18, 12)
 
@@ -136,6 +138,7 @@ def test_supports_are_nested_and_nobody_is_on_both_sides(cohort: Cohort) -> None
         assert len(sides[0]) == e.shot
         assert sum(k.kind == "none" for k in e.query) == 4
     assert sum(k.kind == "none" for k in drawn(cohort, absent=2).episodes[0].query) == 2
+    assert drawn(cohort, shots=(1, 3, 1)) == made
 
 
 def test_a_manifest_whose_cases_are_missing_or_that_is_none_is_one_clear_error(
@@ -263,6 +266,7 @@ def test_probabilities_of_another_program(cohort: Cohort, tmp_path: Path) -> Non
         Answers(tmp_path, made)
 
 
+@pytest.mark.usefixtures("ascii_only")
 def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, tmp_path: Path) -> None:
     made = write_manifest(
         run, cohort, "cyst", tmp_path / "m.json", shots=(1,), episodes=1, paths=tmp_path / "p.csv"
@@ -275,7 +279,9 @@ def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, t
     with pytest.raises(EvaluationError, match="two files"):
         write_manifest(run, cohort, "cyst", tmp_path / "n.json", paths=tmp_path / "n.json")
     assert not (tmp_path / "n.json").exists()
-    first = evaluate(run, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
+    never_there = replace(run, held_out=())  # as where no cohort of training had the type
+    first = evaluate(never_there, cohort, tmp_path / "one", tumour="cyst", shots=(1,), episodes=1)
+    assert first["held_out"] == ["cyst"]
     assert (tmp_path / "one" / "manifest.json").read_text() == (tmp_path / "m.json").read_text()
     taken = Beside(predictions={"Copied-mask": tmp_path})
     with pytest.raises(EvaluationError, match="no method's of medmeta, found 'Copied-mask'"):
@@ -293,7 +299,7 @@ def test_replaying_gives_the_same_figures_to_the_bit(run: Run, cohort: Cohort, t
     proof = again["proof"][0]
     assert proof["voxels"] == proof["trained"]["images"] * proof["judged"]["images"] > 0
     assert proof["near"] > 0
-    page = (tmp_path / "two" / "report.html").read_text()
+    page = (tmp_path / "two" / "report.html").read_text(encoding="utf-8")
     assert "What was held out, and how that is known" in page
     assert "nan" not in (tmp_path / "two" / "results.json").read_text().lower()
     with pytest.raises(EvaluationError, match="a manifest of 'nodule'"):
@@ -439,3 +445,108 @@ def test_where_there_is_no_target_overlap_says_nothing() -> None:
     missed = judged_values(nothing, something, (1, 1, 2), 2.0)
     assert (missed["dice"], missed["nsd"], missed["lesions_hit"]) == (0.0, 0.0, 0.0)
     assert "false_alarm" not in missed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m, e: m["episodes"].append(e), "every episode once, found 1 with the name of another"),
+        (lambda m, e: e["query"].append(e["query"][0]), "every case once in episode cyst-1-0, found 1 again"),
+        (lambda m, e: e.update(shot=5), "5 labelled of each class in the support .* found 1 of 1"),
+        (lambda m, e: e.update(shot=-1), "another document"),
+        (lambda m, e: e.update(draw=-1), "another document"),
+        (lambda m, e: e.update(shot=1.5), "another document"),
+        (lambda m, e: m.update(seed=float("inf")), "another document"),
+        (lambda m, e: m.update(crops=-2), "another document"),
+        (
+            lambda m, e: e.update(classes=["cyst"]),
+            "cases of the classes of episode cyst-1-0, found some of none",
+        ),
+        (lambda m, e: e.update(classes=["cyst", "background"]), "found some of none"),
+        (lambda m, e: e.update(tumours=["background"]), "a type that is scored .* found another"),
+        (lambda m, e: e.update(classes=["background", "cyst", "spot"]), "a type that is scored"),
+        (
+            lambda m, e: e.update(
+                support=[k for k in e["query"] if k[1] == "none"][:1],
+                query=[k for k in e["query"] if k[1] == "cyst"],
+            ),
+            "1 labelled of each class in the support .* found 0 of 1",
+        ),
+    ],
+)
+def test_an_episode_that_cannot_be_is_one_clear_error(
+    cohort: Cohort, spoil: Callable[[dict, dict], None], words: str
+) -> None:
+    """Each was judged without a word, as something else than it said, or ended in a traceback."""
+    plain = json.loads(drawn(cohort, episodes=1).text())
+    spoil(plain, plain["episodes"][0])
+    with pytest.raises(EvaluationError, match=words):
+        read(json.dumps(plain))
+
+
+def test_a_question_that_only_one_class_is_asked_is_refused(cohort: Cohort) -> None:
+    plan = make_plan(cohort.volumes, whole=True, patch=(8, 8, 8))
+    made = draw_classification(cohort.volumes, ["cyst"], plan, shots=(1,), episodes=1)
+    (episode,) = made.episodes
+    for keep, words in ((True, "a patient without 'cyst' .* found 4 with it"), (False, "13 without it")):
+        query = tuple(k for k in episode.query if (k.kind == "cyst") == keep)
+        spoilt = replace(made, episodes=(replace(episode, query=query),))
+        with pytest.raises(EvaluationError, match=words):
+            replay({"m": Majority()}, spoilt, Catalogue(cohort.volumes), Store(plan, salt="s"))
+
+
+def test_a_manifest_that_would_be_refused_is_not_written(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    """Half of what was asked for was there, and in the way of asking again."""
+    first = next(v for v in cohort.volumes if v.tumour == "cyst")
+    copy = Path(shutil.copy(first.image[0], tmp_path / "copy.nii.gz"))
+    twice = replace(cohort, volumes=(*cohort.volumes, replace(first, patient="other", image=(copy,))))
+    for paths in (None, tmp_path / "p.csv"):
+        with pytest.raises(EvaluationError, match="under two or more patients"):
+            write_manifest(run, twice, "cyst", tmp_path / "m.json", shots=(1,), episodes=1, paths=paths)
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_a_mask_that_cannot_be_read_is_found_before_anything_is_adapted(
+    run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_manifest(run, cohort, "cyst", tmp_path / "m.json", shots=(1,), episodes=2)
+    last = made.episodes[-1]
+    for e in made.episodes:
+        (tmp_path / e.name).mkdir()
+    image = nibabel.Nifti1Image(np.ones((3, 3, 3), "u1"), np.eye(4))
+    nibabel.save(image, tmp_path / last.name / f"{last.query[-1].image}.nii.gz")
+
+    def stop(*_: object, **__: object) -> None:
+        raise Asked
+
+    monkeypatch.setattr(sys.modules["medmeta.evaluation.evaluate"], "validation_episodes", stop)
+    beside = Beside(predictions={"theirs": tmp_path})
+    with pytest.raises(VolumeError, match="a mask on the image's grid"):
+        evaluate(run, cohort, tmp_path / "out", manifest=made, beside=beside)
+
+
+def test_more_labels_are_of_the_manifest_s_patients_at_its_tolerance(
+    run: Run, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others in the cohort nothing was proved; a surface Dice at another tolerance is another score."""
+    fewer = [v for v in cohort.volumes if v.patient not in ("p04", "p15", "p18")]
+    made = replace(draw_segmentation(fewer, ["cyst"], run.plan, shots=(1,), episodes=1), crops=1)
+    made = replace(made, episodes=tuple(replace(e, query=e.query[:-1]) for e in made.episodes))
+    store, there = Store(run.plan, salt=run.config["salt"]), sys.modules["medmeta.evaluation.evaluate"]
+    asked = there._Asked(run, cohort, made, Catalogue(cohort.volumes), store, silent)
+    always = lambda ours, learnt, available, judge: judge("copied-mask", [2])  # noqa: E731
+    monkeypatch.setattr(there, "judge_further", always)
+    found = asked.answer({"copied-mask": CopiedMask()}, None, 7.5)
+    assert found.further.tolerance == 7.5
+    in_it = {store.patient(asked.catalogue[k]) for k in made.cases}
+    assert {c.patient for c in found.further.cases} <= in_it
+    assert asked._available("cyst") == 4
+
+
+@pytest.fixture
+def ascii_only() -> Iterator[None]:
+    """A machine that writes text in ASCII where nothing else is said."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

@@ -161,3 +161,19 @@ def test_what_more_labels_gain_is_the_difference_of_the_two_scores(having: int, 
         for shot in (3, 5)
     }
     assert found.gain.mean == pytest.approx((area[5] - area[3]) / np.log2(5 / 3), abs=1e-3)
+
+
+def test_a_patient_with_several_scans_gains_what_their_mean_gains() -> None:
+    """One easy and one hard scan of each patient, both a tenth better with twice the labels."""
+    cases = [
+        Case("cyst", shot, "m", draw, patient, {"dice": dice + 0.1 * (shot == 2) + 0.01 * draw})
+        for shot in (1, 2)
+        for draw in (0, 1)
+        for patient, scans in {"a": (0.1, 0.8), "b": (0.2, 0.6), "c": (0.3, 0.7)}.items()
+        for dice in scans
+    ]
+    curve = learning_curves(cases, "dice")["m"]
+    assert curve.score == pytest.approx([0.455, 0.555])
+    found = slope(curve)
+    assert found is not None
+    assert found.gain.mean == pytest.approx(0.1)
