@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,8 @@ def whole(examples: Examples, like: Tensor) -> Piece:
     image = examples.image
     if hasattr(image, "as_tensor"):  # MetaTensor ends here
         image = image.as_tensor()
+    if image.is_inference():  # of which no slope can be taken
+        image = image.clone()
     image = image.to(like)
     if image.ndim == 5:  # a quarter faster on a CPU, the same numbers
         image = image.contiguous(memory_format=torch.channels_last_3d)
@@ -71,16 +75,27 @@ def pieces(examples: Examples, like: Tensor, *, most: int = PIECE) -> list[Piece
     ]
 
 
+_held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_holding = threading.Lock()
+
+
 @contextmanager
 def still(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random."""
-    modes = [(m, m.training) for m in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random.
+
+    One thread at a time: another one would find it in this one's mode, or, where it runs with weights that
+    are moving, with those of this one's task.
+    """
+    with _holding:
+        own = _held.setdefault(network, threading.RLock())
+    with own:
+        modes = [(m, m.training) for m in network.modules()]
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @contextmanager

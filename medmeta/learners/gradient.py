@@ -307,9 +307,9 @@ class GradientLearner(nn.Module):
     def path(self, support: Examples, steps: int) -> Iterator[Weights]:
         """Give the moving weights after 0, 1, … ``steps`` steps on a support set."""
         check_support(support)
-        parts = pieces(support, parameter_like(self.network))
-        meta = {n: w.detach() for n, w in self.named_parameters()}
         with still(self.network), torch.no_grad(), QuickLayers():
+            parts = pieces(support, parameter_like(self.network))
+            meta = {n: w.detach() for n, w in self.named_parameters()}
             self._look(support)
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         descent, loops = Descent(self.inner, moving), self._loops(parts)
@@ -326,6 +326,7 @@ class GradientLearner(nn.Module):
     def _loops(self, parts: Sequence[Piece]) -> list[InnerLoop]:
         return [self.inner_loop(part, part, ()) for part in parts]
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> LinearPredictor:
         """Learn from the support; the learner stays bitwise the same.
 
@@ -344,7 +345,8 @@ class GradientLearner(nn.Module):
                 found=f"NaN or infinity at learning rate {self.inner.rate:g}",
                 cure="Lower rate or adapt_steps, or look at the scale of the images.",
             )
-        network = copy.deepcopy(self.network)
+        with still(self.network):
+            network = copy.deepcopy(self.network)
         body = {n[8:]: w for n, w in moving.items() if n.startswith("network.")}
         network.load_state_dict(body, strict=False)
         return LinearPredictor(network, Head(moving["head.weight"], moving["head.bias"]), support)

@@ -155,6 +155,7 @@ class RefinedRidgeLearner(RidgeLearner):
         self.options = {**self.options, **asdict(self.tuning), **more}
         self.mirrors, self.trees, self.part, self.seed = mirrors, trees, part, seed
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> LinearPredictor | RefinedPredictor:  # type: ignore[override]
         """Learn from the support; the learner stays bitwise the same."""
         check_support(support)

@@ -201,6 +201,7 @@ class Safeguarded(nn.Module):
         super().__init__()
         self.learner, self.tuning = learner, tuning or SAFEGUARD
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> Predictor:
         """Learn from the support; the learner stays bitwise the same."""
         check_support(support)
