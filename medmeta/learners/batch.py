@@ -16,7 +16,7 @@ from medmeta.episodes.examples import Examples
 from medmeta.learners.loss import Balance, balance, one_hot
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import running_statistics
-from medmeta.shape import Image
+from medmeta.shape import Feature, Image
 
 PIECE = 2**21
 """Numbers of image that go through a network at once when adapting: two volumes of 96 voxels a side."""
@@ -168,6 +168,32 @@ def _refuse_running_statistics(network: nn.Module) -> None:
             found=f"{len(layers)} layer(s) that keep them, first {layers[0]!r}",
             cure="Build it with norm='instance', or pass it through medmeta.networks.group_norm(network).",
         )
+
+
+def fixed_weights(network: nn.Module) -> frozenset[str]:
+    """Name the weights that require no gradient: somebody froze them, and no task moves them.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2, bias=False))
+        >>> sorted(fixed_weights(network))
+        ['0.bias', '0.weight']
+    """
+    return frozenset(name for name, weight in network.named_parameters() if not weight.requires_grad)
+
+
+def of_size(feature: Feature, size: int) -> Feature:
+    """Give features as they are, of the number that what comes next is for.
+
+    Raises:
+        LearnerError: where there are more or fewer.
+    """
+    if feature.shape[1] != size:
+        raise LearnerError(
+            f"a network of {size} features for this head",
+            found=f"{feature.shape[1]}",
+            cure=f"Create the learner with feature={feature.shape[1]}.",
+        )
+    return feature
 
 
 def check_support(support: Examples) -> None:

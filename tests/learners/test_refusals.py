@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, EpisodeError, Examples
 from medmeta.learners import LearnerError, create_learner, learner_names, load_weights, tune_rates
@@ -115,6 +115,38 @@ def test_a_wrong_number_of_features() -> None:
         create_learner("maml", mlp(), feature=9, way=3).adapt(vectors())
     with pytest.raises(NetworkError, match="number of features"):
         feature_size(nn.Sequential(nn.PReLU()))
+
+
+class Named(nn.Module):
+    """A user's own network: what comes last in it is not what it gives, and it may give it by name."""
+
+    def __init__(self, *, by_name: bool = False) -> None:
+        super().__init__()
+        self.body, self.aside, self.by_name = nn.Linear(5, 6), nn.Linear(3, 4), by_name
+
+    def forward(self, image: Tensor) -> Any:
+        return {"out": self.body(image)} if self.by_name else self.body(image)
+
+
+@pytest.mark.parametrize("name", ["maml", "relation", "siamese", "mann", "in-context"])
+def test_a_number_of_features_that_no_layer_tells(name: str) -> None:
+    options = {"way": 3} if name in ("mann", "maml") else {}
+    learner = create_learner(name, Named(), **options)
+    for ask in (
+        lambda: learner.adapt(vectors()),
+        lambda: learner.backward([episode(vectors)], scale=1.0),
+    ):
+        with pytest.raises(LearnerError, match=r"a network of 4 features.*found 6.*feature=6"):
+            ask()
+    create_learner(name, Named(), feature=6, **options).adapt(vectors())
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "prototypical"])
+def test_features_by_name(name: str) -> None:
+    with pytest.raises(
+        NetworkError, match=r"a tensor of features.*found a dict.*forward returns that tensor"
+    ):
+        create_learner(name, Named(by_name=True)).adapt(vectors())
 
 
 def test_steps_that_run_away() -> None:
