@@ -17,6 +17,7 @@ from medmeta.learners.batch import (
     Piece,
     check_network,
     check_support,
+    fixed_weights,
     parameter_like,
     pieces,
     still,
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 class GradientLearner(nn.Module):
     """A learner that adapts by gradient steps from a start it has learnt.
 
+    Weights of the network that require no gradient when the learner is made stay as they are, in a task and
+    in meta-training.
+
     Args:
         name: the name it goes by.
         network: the backbone.
@@ -66,7 +70,9 @@ class GradientLearner(nn.Module):
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
         self.functional = Functional(network, half=inner.precision == "bf16")
-        body = [f"network.{n}" for n, _ in network.named_parameters()] if inner.moves == "all" else []
+        fixed = fixed_weights(network)
+        body = [f"network.{n}" for n, _ in network.named_parameters() if n not in fixed]
+        body = body if inner.moves == "all" else []
         self.moving_names = ["head.weight", "head.bias", *body]
         self.compiled = Compiled()
         self.head = nn.ParameterDict()
@@ -264,8 +270,9 @@ class GradientLearner(nn.Module):
 
     def _add(self, gradient: Weights, scale: float) -> None:
         for name, weight in self.named_parameters():
-            slope = scale * gradient[name]
-            weight.grad = slope if weight.grad is None else weight.grad + slope
+            if weight.requires_grad:
+                slope = scale * gradient[name]
+                weight.grad = slope if weight.grad is None else weight.grad + slope
 
     def _batches(self, episodes: Sequence[Episode]) -> bool:
         """Whether to run all tasks at once: asked for, or on a GPU, where small kernels wait for launches."""

@@ -27,6 +27,7 @@ from medmeta.learners import (
     safeguard,
 )
 from medmeta.learners.batch import Piece, pieces
+from medmeta.learners.predictor import LinearPredictor
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
 from tests.learners.test_metagradient import network as monai_network
@@ -355,6 +356,36 @@ def test_adapting_to_segment_while_others_only_infer(name: str) -> None:
     with torch.inference_mode():
         found = learner.adapt(replace(lesions(), patients=("p", "q")))(support.image)
     close(expected, found, 1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "mann"])
+def test_weights_that_somebody_froze_stay(name: str) -> None:
+    network = mlp()
+    network[0].requires_grad_(False)
+    learner = make(name, network, 3)
+    adapted = learner.adapt(vectors())
+    learner.requires_grad_(False)  # as for serving: what moves was settled when it was made
+    served = learner.adapt(vectors())
+    image = vectors().image.double()
+    close(adapted(image), served(image), 1e-9)
+    if isinstance(adapted, LinearPredictor):
+        assert torch.equal(adapted.network[0].weight, network[0].weight)
+    network[2].requires_grad_(True)
+    if name != "finetune-scratch":
+        learner.backward([episode(vectors)], scale=1.0)
+        assert network[0].weight.grad is None
+        assert network[2].weight.grad is not None or name == "anil"
+
+
+def test_fine_tuning_leaves_weights_that_somebody_froze() -> None:
+    network = conv(feature=4)
+    network[0].requires_grad_(False)
+    tuning = replace(safeguard.SAFEGUARD, steps=3, folds=0)
+    support = replace(lesions(), patients=("p", "q"))
+    learner = safeguard.Safeguarded(create_learner("ridge", network), tuning)
+    *_, (_, tuned, _) = safeguard.walk(learner._start, support, [3], tuning, learner.fixed)
+    assert torch.equal(tuned[0].weight, network[0].weight)
+    assert not torch.equal(tuned[2].weight, network[2].weight)
 
 
 def test_a_network_whose_layers_go_by_two_names() -> None:
