@@ -149,10 +149,11 @@ class GradientLearner(nn.Module):
             rows = [self.inner.classes.index(c) for c in classes]
             return Head(head.weight[rows], head.bias[rows])
         if len(classes) != len(head.bias):
+            own = f"way={len(classes)}, or " if len(classes) > 1 else ""
             raise LearnerError(
                 f"tasks of {len(head.bias)} classes, which this {self.name} has a head for",
                 found=f"{len(classes)}: {', '.join(classes)}",
-                cure=f"Create it with way={len(classes)}, or head='prototypes' for any number of classes.",
+                cure=f"Create it with {own}head='prototypes' for any number of classes.",
             )
         return head
 
@@ -232,7 +233,7 @@ class GradientLearner(nn.Module):
         self, meta: Weights, support: Piece, query: Piece, classes: Sequence[str]
     ) -> tuple[Tensor, Weights]:
         """Train on all examples alike, the head's rows told by the classes' names."""
-        if not support.dense and not self.inner.classes:
+        if not self.inner.rows or (not support.dense and not self.inner.classes):
             raise LearnerError(
                 "the names of all training classes, which an ordinary classifier has a row for each",
                 found="none",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medmeta.episodes.examples import Episode, EpisodeError, Examples
 from medmeta.learners import LearnerError, create_learner, learner_names, load_weights, tune_rates
 from medmeta.networks import NetworkError, build, encoder, feature_size, group_norm, unet
-from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
+from tests.learners.tasks import conv, episode, lesions, mlp, pictures, vectors
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
         ("siamese", {"metric": "contrastive", "margin": 0.0}, "wanted a positive margin, found margin=0.0"),
         ("prototypical", {"scale": 0.0}, "wanted a positive number, found 0.0"),
         ("imaml", {"proximity": 0}, "a pull back to the start"),
+        (
+            "meta-sgd",
+            {"classes": ["cyst", "tumour"]},
+            "with classes. Give rates='layer'",
+        ),
         ("ridge", {"penalty": -1.0}, "wanted a positive number"),
     ],
 )
@@ -75,6 +80,9 @@ def test_features_of_several_depths_are_refused_with_the_cure(name: str) -> None
 def test_more_ways_than_the_head_has_rows() -> None:
     with pytest.raises(LearnerError, match=r"tasks of 2 classes.*found 3.*way=3"):
         create_learner("maml", mlp()).adapt(vectors())
+    one = Examples(vectors(way=1).image, vectors(way=1).label, ("tumour",))
+    with pytest.raises(LearnerError, match=r"found 1: tumour\. Create it with head='prototypes'"):
+        create_learner("maml", mlp()).adapt(one)
     with pytest.raises(LearnerError, match=r"at most 2 classes.*way=3"):
         create_learner("mann", mlp(), way=2).adapt(vectors())
 
@@ -177,6 +185,9 @@ def test_an_ordinary_classifier_must_be_told_its_classes() -> None:
     told = create_learner("pretrain-linear", mlp(), classes=["background", "tumour"])
     with pytest.raises(LearnerError, match="classes among background, tumour"):
         told.backward([episode(vectors)], scale=1.0)
+    rowless = create_learner("pretrain-finetune", conv(), head="prototypes")
+    with pytest.raises(LearnerError, match="names of all training classes"):
+        rowless.backward([episode(lesions)], scale=1.0)
 
 
 def test_tuning_needs_tasks() -> None:
