@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from medmeta.episodes.examples import Examples
 from medmeta.learners.loss import Balance, balance, one_hot
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import running_statistics
-from medmeta.shape import Image
+from medmeta.shape import Feature, Image
 
 PIECE = 2**21
 """Numbers of image that go through a network at once when adapting: two volumes of 96 voxels a side."""
@@ -47,6 +49,8 @@ def whole(examples: Examples, like: Tensor) -> Piece:
     image = examples.image
     if hasattr(image, "as_tensor"):  # MetaTensor ends here
         image = image.as_tensor()
+    if image.is_inference():  # of which no slope can be taken
+        image = image.clone()
     image = image.to(like)
     if image.ndim == 5:  # a quarter faster on a CPU, the same numbers
         image = image.contiguous(memory_format=torch.channels_last_3d)
@@ -71,16 +75,27 @@ def pieces(examples: Examples, like: Tensor, *, most: int = PIECE) -> list[Piece
     ]
 
 
+_held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_holding = threading.Lock()
+
+
 @contextmanager
 def still(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random."""
-    modes = [(m, m.training) for m in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random.
+
+    One thread at a time: another one would find it in this one's mode, or, where it runs with weights that
+    are moving, with those of this one's task.
+    """
+    with _holding:
+        own = _held.setdefault(network, threading.RLock())
+    with own:
+        modes = [(m, m.training) for m in network.modules()]
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @contextmanager
@@ -153,6 +168,32 @@ def _refuse_running_statistics(network: nn.Module) -> None:
             found=f"{len(layers)} layer(s) that keep them, first {layers[0]!r}",
             cure="Build it with norm='instance', or pass it through medmeta.networks.group_norm(network).",
         )
+
+
+def fixed_weights(network: nn.Module) -> frozenset[str]:
+    """Name the weights that require no gradient: somebody froze them, and no task moves them.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2, bias=False))
+        >>> sorted(fixed_weights(network))
+        ['0.bias', '0.weight']
+    """
+    return frozenset(name for name, weight in network.named_parameters() if not weight.requires_grad)
+
+
+def of_size(feature: Feature, size: int) -> Feature:
+    """Give features as they are, of the number that what comes next is for.
+
+    Raises:
+        LearnerError: where there are more or fewer.
+    """
+    if feature.shape[1] != size:
+        raise LearnerError(
+            f"a network of {size} features for this head",
+            found=f"{feature.shape[1]}",
+            cure=f"Create the learner with feature={feature.shape[1]}.",
+        )
+    return feature
 
 
 def check_support(support: Examples) -> None:

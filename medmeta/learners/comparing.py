@@ -227,6 +227,7 @@ def relation(
     """
     size = feature or feature_size(network)
     learner = ComparingLearner(name, network, {"hidden": hidden, "feature": size}, CLASSIFY)
+    learner.size = size
     learner.compare = Relation(size, hidden).to(parameter_like(network))
     return learner
 
@@ -258,5 +259,6 @@ def siamese(
     size = feature or feature_size(network)
     options = {"metric": metric, "feature": size, "margin": margin}
     learner = ComparingLearner(name, network, options, CLASSIFY)
+    learner.size = size
     learner.compare = Siamese(size, metric, margin).to(parameter_like(network))
     return learner

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode
-from medmeta.learners.batch import check_network, check_support, parameter_like
+from medmeta.learners.batch import check_network, check_support, of_size, parameter_like
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import features
 from medmeta.shape import Feature, Image
@@ -31,10 +31,12 @@ class EpisodicLearner(nn.Module, ABC):
     Attributes:
         whole_scans: whether, to segment, it looks at scans as a whole and not at crops of them.
         recurring: number of training episodes that come again and again; None for always fresh ones.
+        size: number of features that what comes after the network is for; None where any number will do.
         linear_head: whether, to segment, it gives a network with a linear head: fine-tuning can go on there.
     """
 
     linear_head: bool = False
+    size: int | None = None
     whole_scans: bool = False
     recurring: int | None = None
 
@@ -48,7 +50,8 @@ class EpisodicLearner(nn.Module, ABC):
 
     def feature(self, image: Image, *, dense: bool = False) -> Feature:
         """Features of images, in the network's current mode."""
-        return features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        return feature if self.size is None else of_size(feature, self.size)
 
     def positive(self, value: float) -> nn.Parameter:
         """Make a learned positive number, kept as its logarithm."""

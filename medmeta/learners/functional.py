@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from medmeta.learners.batch import of_size
 from medmeta.learners.folding import LastLayer, last_layer
 from medmeta.learners.head import Head, logits
 from medmeta.learners.metagradient import Weights
-from medmeta.learners.protocol import LearnerError
 from medmeta.networks import features
 from medmeta.shape import Feature, Image, Logits
 
@@ -65,13 +65,7 @@ def fitting(feature: Feature, head: Head) -> Logits:
     Raises:
         LearnerError: where they are of another.
     """
-    if head.weight.shape[1] != feature.shape[1]:
-        raise LearnerError(
-            f"a network of {head.weight.shape[1]} features for this head",
-            found=f"{feature.shape[1]}",
-            cure=f"Create the learner with feature={feature.shape[1]}.",
-        )
-    return logits(feature, head)
+    return logits(of_size(feature, head.weight.shape[1]), head)
 
 
 def places(network: nn.Module) -> dict[str, str]:

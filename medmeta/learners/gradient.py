@@ -17,6 +17,7 @@ from medmeta.learners.batch import (
     Piece,
     check_network,
     check_support,
+    fixed_weights,
     parameter_like,
     pieces,
     still,
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 class GradientLearner(nn.Module):
     """A learner that adapts by gradient steps from a start it has learnt.
 
+    Weights of the network that require no gradient when the learner is made stay as they are, in a task and
+    in meta-training.
+
     Args:
         name: the name it goes by.
         network: the backbone.
@@ -66,7 +70,9 @@ class GradientLearner(nn.Module):
         self.name, self.network, self.inner, self.tasks = name, network, inner, BOTH
         self.options: Mapping[str, Any] = asdict(inner)
         self.functional = Functional(network, half=inner.precision == "bf16")
-        body = [f"network.{n}" for n, _ in network.named_parameters()] if inner.moves == "all" else []
+        fixed = fixed_weights(network)
+        body = [f"network.{n}" for n, _ in network.named_parameters() if n not in fixed]
+        body = body if inner.moves == "all" else []
         self.moving_names = ["head.weight", "head.bias", *body]
         self.compiled = Compiled()
         self.head = nn.ParameterDict()
@@ -143,10 +149,11 @@ class GradientLearner(nn.Module):
             rows = [self.inner.classes.index(c) for c in classes]
             return Head(head.weight[rows], head.bias[rows])
         if len(classes) != len(head.bias):
+            own = f"way={len(classes)}, or " if len(classes) > 1 else ""
             raise LearnerError(
                 f"tasks of {len(head.bias)} classes, which this {self.name} has a head for",
                 found=f"{len(classes)}: {', '.join(classes)}",
-                cure=f"Create it with way={len(classes)}, or head='prototypes' for any number of classes.",
+                cure=f"Create it with {own}head='prototypes' for any number of classes.",
             )
         return head
 
@@ -226,7 +233,7 @@ class GradientLearner(nn.Module):
         self, meta: Weights, support: Piece, query: Piece, classes: Sequence[str]
     ) -> tuple[Tensor, Weights]:
         """Train on all examples alike, the head's rows told by the classes' names."""
-        if not support.dense and not self.inner.classes:
+        if not self.inner.rows or (not support.dense and not self.inner.classes):
             raise LearnerError(
                 "the names of all training classes, which an ordinary classifier has a row for each",
                 found="none",
@@ -264,8 +271,9 @@ class GradientLearner(nn.Module):
 
     def _add(self, gradient: Weights, scale: float) -> None:
         for name, weight in self.named_parameters():
-            slope = scale * gradient[name]
-            weight.grad = slope if weight.grad is None else weight.grad + slope
+            if weight.requires_grad:
+                slope = scale * gradient[name]
+                weight.grad = slope if weight.grad is None else weight.grad + slope
 
     def _batches(self, episodes: Sequence[Episode]) -> bool:
         """Whether to run all tasks at once: asked for, or on a GPU, where small kernels wait for launches."""
@@ -307,9 +315,9 @@ class GradientLearner(nn.Module):
     def path(self, support: Examples, steps: int) -> Iterator[Weights]:
         """Give the moving weights after 0, 1, … ``steps`` steps on a support set."""
         check_support(support)
-        parts = pieces(support, parameter_like(self.network))
-        meta = {n: w.detach() for n, w in self.named_parameters()}
         with still(self.network), torch.no_grad(), QuickLayers():
+            parts = pieces(support, parameter_like(self.network))
+            meta = {n: w.detach() for n, w in self.named_parameters()}
             self._look(support)
             moving = {n: w.detach().clone() for n, w in self._start(meta, parts, support.classes).items()}
         descent, loops = Descent(self.inner, moving), self._loops(parts)
@@ -326,6 +334,7 @@ class GradientLearner(nn.Module):
     def _loops(self, parts: Sequence[Piece]) -> list[InnerLoop]:
         return [self.inner_loop(part, part, ()) for part in parts]
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> LinearPredictor:
         """Learn from the support; the learner stays bitwise the same.
 
@@ -344,7 +353,8 @@ class GradientLearner(nn.Module):
                 found=f"NaN or infinity at learning rate {self.inner.rate:g}",
                 cure="Lower rate or adapt_steps, or look at the scale of the images.",
             )
-        network = copy.deepcopy(self.network)
+        with still(self.network):
+            network = copy.deepcopy(self.network)
         body = {n[8:]: w for n, w in moving.items() if n.startswith("network.")}
         network.load_state_dict(body, strict=False)
         return LinearPredictor(network, Head(moving["head.weight"], moving["head.bias"]), support)

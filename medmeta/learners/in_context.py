@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import Piece, check_support, parameter_like, seeded, still, whole
+from medmeta.learners.batch import Piece, check_support, of_size, parameter_like, seeded, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.local_prototype import POOL, onto, places, pooled
 from medmeta.learners.loss import example_loss
@@ -103,6 +103,7 @@ class Reading(nn.Module):
     def encode(self, image: Image, *, dense: bool) -> Tensor:
         """Images to ``(n, width, *grid)``; one point an image where not dense."""
         feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        feature = of_size(feature, self.into.layer.in_features)
         grid = pooled(feature, self.stride) if dense else feature[..., None]
         made = self.into(F.normalize(grid, dim=1, eps=1e-6) * grid.shape[1] ** 0.5)
         if not dense:

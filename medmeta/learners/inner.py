@@ -96,6 +96,12 @@ class Inner:
             "head='learned' without way or classes",
             "Give way=2 or more, or another head.",
         )
+        _want(
+            self.rates != "weight" or not self.classes,
+            "rates of tensors, where each task has rows of the head of its own, by name",
+            "rates='weight' with classes",
+            "Give rates='layer', or way in place of classes.",
+        )
 
     @property
     def rows(self) -> int | None:

@@ -194,7 +194,8 @@ class RankedRegionsPredictor(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``; the first class is at 0."""
-        made = torch.stack([self._one(one) for one in image.detach().cpu().float()])
+        with torch.autocast("cpu", enabled=False):  # numpy knows no bfloat16
+            made = torch.stack([self._one(one) for one in image.detach().cpu().float()])
         return made.to(image.device)
 
     def _one(self, image: Tensor) -> Tensor:

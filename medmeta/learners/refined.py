@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import check_support, parameter_like, pieces, still
+from medmeta.learners.batch import check_support, fixed_weights, parameter_like, pieces, still
 from medmeta.learners.growing import Growing, sampled
 from medmeta.learners.head import Head
 from medmeta.learners.local_prototype import POOL, places
@@ -151,18 +151,19 @@ class RefinedRidgeLearner(RidgeLearner):
                 cure="Change that option.",
             )
         self.tuning = FineTuning(steps, rate, views, folds, seed, outlined)
+        self.fixed = fixed_weights(network)
         more = {"mirrors": mirrors, "trees": trees, "part": part}
         self.options = {**self.options, **asdict(self.tuning), **more}
         self.mirrors, self.trees, self.part, self.seed = mirrors, trees, part, seed
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> LinearPredictor | RefinedPredictor:  # type: ignore[override]
         """Learn from the support; the learner stays bitwise the same."""
         check_support(support)
         support = in_order(support)
-        count = enough(self._start, support, self.tuning)
-        *_, (_, network, head) = walk(
-            self._start, support, [self.tuning.steps if count is None else count], self.tuning
-        )
+        count = enough(self._start, support, self.tuning, self.fixed)
+        steps = self.tuning.steps if count is None else count
+        *_, (_, network, head) = walk(self._start, support, [steps], self.tuning, self.fixed)
         plain = LinearPredictor(network, head, support)
         trees = self._grow(network, support) if self.trees and support.segments else None
         if trees is None and not (self.mirrors and support.segments):

@@ -107,7 +107,7 @@ class MemoryLearner(EpisodicLearner):
         size = feature or feature_size(network)
         options = {"way": way, "slots": slots, "width": width, "decay": decay, "feature": size}
         super().__init__(name, network, options, CLASSIFY)
-        self.way = way
+        self.way, self.size = way, size
         self.memory = Memory(size, way, slots=slots, width=width, decay=decay).to(parameter_like(network))
 
     def _check(self, support: Examples) -> None:

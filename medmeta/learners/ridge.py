@@ -28,11 +28,14 @@ def moments(feature: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Te
         ``(1 + feature, 1 + feature)`` second moments with the constant first, ``(1 + feature, way)`` products
         with the labels, and the total weight.
     """
+    exact = torch.promote_types(feature.dtype, torch.float32)  # sums in half precision are no use
+    feature, target, weight = (t.to(exact) for t in (feature, target, weight))
     flat = feature.reshape(*feature.shape[:2], -1).transpose(1, 2).flatten(0, 1)
     hot = target.reshape(*target.shape[:2], -1).transpose(1, 2).flatten(0, 1)
     point = (hot * weight).sum(1, keepdim=True)
     design = torch.cat([torch.ones_like(flat[:, :1]), flat], 1)
-    return design.T @ (point * design), design.T @ (point * hot), point.sum()
+    with torch.autocast(flat.device.type, enabled=False):
+        return design.T @ (point * design), design.T @ (point * hot), point.sum()
 
 
 def ridge(square: Tensor, product: Tensor, penalty: Tensor | float) -> Head:
@@ -81,7 +84,8 @@ class RidgeLearner(EpisodicLearner):
         square, product, total = (torch.stack(s).sum(0) for s in zip(*sums, strict=True))
         # the mean of the intercept's target is taken out of every logit alike, which softmax does not see
         head = ridge(square / total, product / total, self.log_penalty.exp())
-        return Head(self.log_scale.exp() * head.weight, self.log_scale.exp() * head.bias)
+        scale = self.log_scale.exp()
+        return Head((scale * head.weight).to(scale), (scale * head.bias).to(scale))
 
     def adapt(self, support: Examples) -> LinearPredictor:
         """Solve for the head; the learner stays bitwise the same."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medmeta.episodes.augment import Augment, apply, draw
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import Piece, check_support, parameter_like, whole
+from medmeta.learners.batch import Piece, check_support, fixed_weights, parameter_like, whole
 from medmeta.learners.head import Head, logits
 from medmeta.learners.loss import example_loss
 from medmeta.learners.predictor import LinearPredictor
@@ -75,15 +75,21 @@ def guess(network: nn.Module, head: Head, image: Image, *, dense: bool) -> Tenso
 
 
 def walk(
-    start: Start, support: Examples, counts: Sequence[int], tuning: FineTuning
+    start: Start,
+    support: Examples,
+    counts: Sequence[int],
+    tuning: FineTuning,
+    fixed: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[int, nn.Module, Head]]:
     """Give network and head after each of the numbers of steps; the same network, moving on.
 
-    The rate falls over the second half of the most steps there may be, however many are taken: a number of
-    steps is judged and then taken at the same rates.
+    ``fixed`` weights of it stay as they are. The rate falls over the second half of the most steps there may
+    be, however many are taken: a number of steps is judged and then taken at the same rates.
     """
     began, first = start(support)
-    network = copy.deepcopy(began).eval().requires_grad_(True)
+    network = copy.deepcopy(began).eval()
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name not in fixed)
     head = Head(*(w.detach().clone().requires_grad_() for w in first))
     adam = torch.optim.Adam([*network.parameters(), *head], lr=tuning.rate)
     generator = torch.Generator().manual_seed(tuning.seed)
@@ -106,7 +112,9 @@ def _losses(network: nn.Module, head: Head, piece: Piece) -> Tensor:
     return example_loss(guess(network, head, piece.image, dense=piece.dense), piece.target, piece.share)
 
 
-def enough(start: Start, support: Examples, tuning: FineTuning) -> int | None:
+def enough(
+    start: Start, support: Examples, tuning: FineTuning, fixed: frozenset[str] = frozenset()
+) -> int | None:
     """Choose the number of steps by leaving parts of the support out in turn.
 
     Returns:
@@ -118,7 +126,7 @@ def enough(start: Start, support: Examples, tuning: FineTuning) -> int | None:
         return None
     losses = dict.fromkeys(tuning.counts, 0.0)
     for rest, out in parts:
-        for count, network, head in walk(start, rest, tuning.counts, tuning):
+        for count, network, head in walk(start, rest, tuning.counts, tuning, fixed):
             with torch.no_grad():
                 losses[count] += float(_losses(network, head, whole(out, parameter_like(network))).mean())
     return min(tuning.counts, key=lambda count: (losses[count], count))
@@ -200,7 +208,9 @@ class Safeguarded(nn.Module):
     def __init__(self, learner: Learner, tuning: FineTuning | None = None) -> None:
         super().__init__()
         self.learner, self.tuning = learner, tuning or SAFEGUARD
+        self.fixed = fixed_weights(learner.network)
 
+    @torch.inference_mode(False)
     def adapt(self, support: Examples) -> Predictor:
         """Learn from the support; the learner stays bitwise the same."""
         check_support(support)
@@ -208,10 +218,10 @@ class Safeguarded(nn.Module):
         if not isinstance(own, LinearPredictor) or not isinstance(own.between, nn.Identity):
             return own
         ordered = in_order(support)
-        count = enough(self._start, ordered, self.tuning)
+        count = enough(self._start, ordered, self.tuning, self.fixed)
         if not count:
             return own
-        *_, (_, network, head) = walk(self._start, ordered, [count], self.tuning)
+        *_, (_, network, head) = walk(self._start, ordered, [count], self.tuning, self.fixed)
         return LinearPredictor(network, head, support)
 
     def _start(self, support: Examples) -> tuple[nn.Module, Head]:

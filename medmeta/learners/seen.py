@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import numpy as np
 from scipy import ndimage
@@ -21,6 +22,8 @@ REMEMBERED = 2**28
 """Bytes of looks and places that are remembered."""
 _lately: dict[bytes, tuple[Maps, Maps]] = {}
 """By image, the one seen last at the end."""
+_one_by_one = threading.Lock()
+"""Several threads may predict at once."""
 
 
 def voxel_looks(image: Tensor) -> Maps:
@@ -107,13 +110,15 @@ def seen(image: Tensor) -> tuple[Maps, Maps]:
     """
     voxels = image.detach().cpu().float().contiguous()
     key = hashlib.sha256(repr(tuple(voxels.shape)).encode() + voxels.numpy().tobytes()).digest()
-    found = _lately.pop(key, None)
+    with _one_by_one:
+        found = _lately.pop(key, None)
     if found is None:
         look, place = _gathered(voxel_looks(voxels[None])[0]), _gathered(voxel_places(voxels[None])[0])
         found = look, place
-    _lately[key] = found
-    while len(_lately) > 1 and sum(m.nbytes for both in _lately.values() for m in both) > REMEMBERED:
-        del _lately[next(iter(_lately))]
+    with _one_by_one:
+        _lately[key] = found
+        while len(_lately) > 1 and sum(m.nbytes for both in _lately.values() for m in both) > REMEMBERED:
+            del _lately[next(iter(_lately))]
     return found
 
 

@@ -55,6 +55,7 @@ def silent(items: Iterable[T], **_: Any) -> Iterator[T]:
     return iter(items)
 
 
+@torch.inference_mode(False)
 def tune_rates(
     learner: Learner,
     episodes: Sequence[Episode],

@@ -18,7 +18,7 @@ class NetworkError(MedmetaError):
     """A network that cannot be built, or that does not keep the shape law."""
 
 
-def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: bool) -> Feature:
+def features(output: Any, voxel: tuple[int, ...], *, dense: bool) -> Feature:
     """Read a backbone's output as features by the shape law.
 
     Args:
@@ -33,13 +33,22 @@ def features(output: Tensor | Sequence[Any], voxel: tuple[int, ...], *, dense: b
         tokens over their number.
 
     Raises:
-        NetworkError: where a dense output is not on the image's grid.
+        NetworkError: where a dense output is not on the image's grid, or where there is no tensor.
 
     Example:
         >>> features(torch.ones(2, 8, 4, 4), (16, 16), dense=False).shape
         torch.Size([2, 8])
     """
-    first = output if isinstance(output, Tensor) else output[0]
+    try:
+        first = output if isinstance(output, Tensor) else output[0]
+    except (KeyError, IndexError, TypeError):
+        first = output
+    if not isinstance(first, Tensor):
+        raise NetworkError(
+            "a network that gives a tensor of features, or several of which the first counts",
+            found=f"a {type(first).__name__}",
+            cure="Wrap it in a module whose forward returns that tensor.",
+        )
     if hasattr(first, "as_tensor"):  # MetaTensor ends here
         first = first.as_tensor()
     if not dense:

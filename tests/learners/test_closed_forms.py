@@ -42,6 +42,17 @@ def test_ridge_is_that_of_scikit_learn(n: int, size: int, penalty: float, seed: 
     np.testing.assert_allclose(guess, theirs.predict(elsewhere.numpy()), rtol=1e-6, atol=1e-8)
 
 
+def test_ridge_in_half_precision_is_nearly_that_in_full() -> None:
+    support, image = vectors(n=30), vectors(seed=2).image
+    full = create_learner("ridge", mlp().float())
+    half = create_learner("ridge", mlp().bfloat16())
+    expected = full.adapt(support)(image)
+    assert float((half.adapt(support)(image.bfloat16()) - expected).abs().max()) < 0.3
+    with torch.autocast("cpu", torch.bfloat16):
+        found = full.adapt(support)
+    assert float((found(image) - expected).abs().max()) < 0.3
+
+
 def test_ridge_learner_on_voxels_is_ridge_on_points() -> None:
     learner, support = create_learner("ridge", torch.nn.Conv2d(1, 3, 3, padding=1).double()), lesions()
     predictor = learner.adapt(support)

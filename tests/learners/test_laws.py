@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +24,10 @@ from medmeta.learners import (
     refined,
     remembering,
     ridge,
+    safeguard,
 )
 from medmeta.learners.batch import Piece, pieces
+from medmeta.learners.predictor import LinearPredictor
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
 from tests.learners.test_metagradient import network as monai_network
@@ -312,6 +318,74 @@ def test_dropout_does_not_make_adapting_random() -> None:
     image = vectors().image.double()
     assert torch.equal(learner.adapt(vectors())(image), learner.adapt(vectors())(image))
     assert network.training
+
+
+def test_threads_that_share_a_learner_adapt_each_to_its_own_support() -> None:
+    learner = create_learner("proto-maml", conv(feature=16).train(), rate=0.01)
+    supports = [lesions(side=8, seed=seed) for seed in range(8)]
+    image = lesions(side=8, seed=9).image.double()
+    alone = [learner.adapt(support)(image) for support in supports]
+    before, often = state(learner), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda support: learner.adapt(support)(image), supports))
+    finally:
+        sys.setswitchinterval(often)
+    for one, other in zip(alone, together, strict=True):
+        close(one, other, 1e-9)
+    assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items())
+    assert all(module.training for module in learner.network.modules())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_adapting_while_others_only_infer(name: str) -> None:
+    learner = make(name, mlp(), 3)
+    expected = learner.adapt(vectors())(vectors().image.double())
+    with torch.inference_mode():
+        found = learner.adapt(vectors())(vectors().image.double())
+    close(expected, found, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["safeguarded", "refined-ridge", "proto-maml", "ranked-regions"])
+def test_adapting_to_segment_while_others_only_infer(name: str) -> None:
+    support = replace(lesions(), patients=("p", "q"))
+    plain = create_learner("ridge" if name == "safeguarded" else name, build(unet(2, 1, base=4)))
+    learner = safeguard.Safeguarded(plain) if name == "safeguarded" else plain
+    expected = learner.adapt(support)(support.image)
+    with torch.inference_mode():
+        found = learner.adapt(replace(lesions(), patients=("p", "q")))(support.image)
+    close(expected, found, 1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "mann"])
+def test_weights_that_somebody_froze_stay(name: str) -> None:
+    network = mlp()
+    network[0].requires_grad_(False)
+    learner = make(name, network, 3)
+    adapted = learner.adapt(vectors())
+    learner.requires_grad_(False)  # as for serving: what moves was settled when it was made
+    served = learner.adapt(vectors())
+    image = vectors().image.double()
+    close(adapted(image), served(image), 1e-9)
+    if isinstance(adapted, LinearPredictor):
+        assert torch.equal(adapted.network[0].weight, network[0].weight)
+    network[2].requires_grad_(True)
+    if name != "finetune-scratch":
+        learner.backward([episode(vectors)], scale=1.0)
+        assert network[0].weight.grad is None
+        assert network[2].weight.grad is not None or name == "anil"
+
+
+def test_fine_tuning_leaves_weights_that_somebody_froze() -> None:
+    network = conv(feature=4)
+    network[0].requires_grad_(False)
+    tuning = replace(safeguard.SAFEGUARD, steps=3, folds=0)
+    support = replace(lesions(), patients=("p", "q"))
+    learner = safeguard.Safeguarded(create_learner("ridge", network), tuning)
+    *_, (_, tuned, _) = safeguard.walk(learner._start, support, [3], tuning, learner.fixed)
+    assert torch.equal(tuned[0].weight, network[0].weight)
+    assert not torch.equal(tuned[2].weight, network[2].weight)
 
 
 def test_a_network_whose_layers_go_by_two_names() -> None:

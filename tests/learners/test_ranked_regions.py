@@ -181,6 +181,14 @@ def test_images_of_another_size_than_the_supports() -> None:
     assert predictor(torch.randn(1, 1, 40, 24)).shape == (1, 2, 40, 24)
 
 
+def test_half_precision_about_a_predictor_changes_nothing() -> None:
+    support = scenes(2, 0, bright=3.0)
+    predictor = learner().adapt(support)
+    expected = predictor(support.image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(predictor(support.image), expected)
+
+
 def test_three_classes_each_against_all_else() -> None:
     support = scenes(3, 0, bright=3.0)
     label = support.label.clone()

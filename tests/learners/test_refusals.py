@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, EpisodeError, Examples
 from medmeta.learners import LearnerError, create_learner, learner_names, load_weights, tune_rates
 from medmeta.networks import NetworkError, build, encoder, feature_size, group_norm, unet
-from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
+from tests.learners.tasks import conv, episode, lesions, mlp, pictures, vectors
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ from tests.learners.tasks import episode, lesions, mlp, pictures, vectors
         ("siamese", {"metric": "contrastive", "margin": 0.0}, "wanted a positive margin, found margin=0.0"),
         ("prototypical", {"scale": 0.0}, "wanted a positive number, found 0.0"),
         ("imaml", {"proximity": 0}, "a pull back to the start"),
+        (
+            "meta-sgd",
+            {"classes": ["cyst", "tumour"]},
+            "with classes. Give rates='layer'",
+        ),
         ("ridge", {"penalty": -1.0}, "wanted a positive number"),
     ],
 )
@@ -75,6 +80,9 @@ def test_features_of_several_depths_are_refused_with_the_cure(name: str) -> None
 def test_more_ways_than_the_head_has_rows() -> None:
     with pytest.raises(LearnerError, match=r"tasks of 2 classes.*found 3.*way=3"):
         create_learner("maml", mlp()).adapt(vectors())
+    one = Examples(vectors(way=1).image, vectors(way=1).label, ("tumour",))
+    with pytest.raises(LearnerError, match=r"found 1: tumour\. Create it with head='prototypes'"):
+        create_learner("maml", mlp()).adapt(one)
     with pytest.raises(LearnerError, match=r"at most 2 classes.*way=3"):
         create_learner("mann", mlp(), way=2).adapt(vectors())
 
@@ -117,6 +125,38 @@ def test_a_wrong_number_of_features() -> None:
         feature_size(nn.Sequential(nn.PReLU()))
 
 
+class Named(nn.Module):
+    """A user's own network: what comes last in it is not what it gives, and it may give it by name."""
+
+    def __init__(self, *, by_name: bool = False) -> None:
+        super().__init__()
+        self.body, self.aside, self.by_name = nn.Linear(5, 6), nn.Linear(3, 4), by_name
+
+    def forward(self, image: Tensor) -> Any:
+        return {"out": self.body(image)} if self.by_name else self.body(image)
+
+
+@pytest.mark.parametrize("name", ["maml", "relation", "siamese", "mann", "in-context"])
+def test_a_number_of_features_that_no_layer_tells(name: str) -> None:
+    options = {"way": 3} if name in ("mann", "maml") else {}
+    learner = create_learner(name, Named(), **options)
+    for ask in (
+        lambda: learner.adapt(vectors()),
+        lambda: learner.backward([episode(vectors)], scale=1.0),
+    ):
+        with pytest.raises(LearnerError, match=r"a network of 4 features.*found 6.*feature=6"):
+            ask()
+    create_learner(name, Named(), feature=6, **options).adapt(vectors())
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "prototypical"])
+def test_features_by_name(name: str) -> None:
+    with pytest.raises(
+        NetworkError, match=r"a tensor of features.*found a dict.*forward returns that tensor"
+    ):
+        create_learner(name, Named(by_name=True)).adapt(vectors())
+
+
 def test_steps_that_run_away() -> None:
     with pytest.raises(LearnerError, match=r"finite weights.*Lower rate"):
         create_learner("maml", mlp(), way=3, rate=1e200, adapt_steps=30).adapt(vectors())
@@ -145,6 +185,9 @@ def test_an_ordinary_classifier_must_be_told_its_classes() -> None:
     told = create_learner("pretrain-linear", mlp(), classes=["background", "tumour"])
     with pytest.raises(LearnerError, match="classes among background, tumour"):
         told.backward([episode(vectors)], scale=1.0)
+    rowless = create_learner("pretrain-finetune", conv(), head="prototypes")
+    with pytest.raises(LearnerError, match="names of all training classes"):
+        rowless.backward([episode(lesions)], scale=1.0)
 
 
 def test_tuning_needs_tasks() -> None:
