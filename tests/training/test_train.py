@@ -286,6 +286,17 @@ def test_a_learner_of_another_task_is_refused_in_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [({"against": "rest"}, "one type against 'rest' to classify"), ({"lesion": 4.0}, "lesions to classify")],
+)
+def test_what_only_classification_heeds_is_refused_when_segmenting(
+    option: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RunError, match=f"{words}, found the task segmentation. Train for classification"):
+        replace(RECIPE, **option)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"learner": "finetune-scratch"}, LearnerError, "something to meta-learn"),
