@@ -136,14 +136,14 @@ class _Change:
     outlined: bool
     spacing: Sequence[float] | None
 
-    def draw(self, shown: Examples) -> Drawn:
-        """Draw a change; one that turns a class out of the picture, as at a scan's border, turns nothing."""
+    def draw(self, shown: Examples) -> tuple[Drawn, Examples]:
+        """Draw a change and do it; one that turns a class out of the picture turns nothing."""
         drawn = draw(self.augment, shown.image.ndim - 2, self.generator)
-        if drawn.matrix is None or not shown.segments:
-            return drawn
-        kept = self.apply(drawn, shown).shot
-        lost = any(before and not after for before, after in zip(shown.shot, kept, strict=True))
-        return replace(drawn, matrix=None) if lost else drawn
+        changed = self.apply(drawn, shown)
+        if not any(before and not after for before, after in zip(shown.shot, changed.shot, strict=True)):
+            return drawn, changed
+        drawn = replace(drawn, matrix=None)
+        return drawn, self.apply(drawn, shown)
 
     def apply(self, drawn: Drawn, examples: Examples) -> Examples:
         """Do what was drawn."""
@@ -154,7 +154,7 @@ class _Change:
         made = []
         for i in range(len(examples.image)):
             one = Examples(examples.image[i : i + 1], examples.label[i : i + 1], examples.classes)
-            made.append(self.apply(self.draw(one), one))
+            made.append(self.draw(one)[1])
         image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
         return Examples(image, label, examples.classes, examples.patients)
 
@@ -180,5 +180,5 @@ def augment_episode(
     change = _Change(augment, generator, outlined, spacing)
     if augment.apart:
         return Episode(change.each(episode.support), change.each(episode.query))
-    drawn = change.draw(episode.support)
-    return Episode(change.apply(drawn, episode.support), change.apply(drawn, episode.query))
+    drawn, support = change.draw(episode.support)
+    return Episode(support, change.apply(drawn, episode.query))
