@@ -195,3 +195,21 @@ def test_a_target_in_the_corner_is_not_turned_out_of_its_crop(apart: bool) -> No
             assert torch.equal(changed.support.image, apply(drawn, support).image)
             turned += 1
     assert apart or 0 < turned < 40
+
+
+@pytest.mark.parametrize("crops", [1, 2])
+@pytest.mark.parametrize("shape", [(40, 30, 20), (40, 30)])
+def test_a_target_larger_than_its_crops_is_seen_beside_the_background(
+    crops: int, shape: tuple[int, ...]
+) -> None:
+    """As of a liver; a support that shows no background cannot be learnt from."""
+    mask = torch.zeros(shape, dtype=torch.uint8)
+    mask[tuple(slice(2, n - 2) for n in shape)] = 1
+    volume, patch = Prepared(torch.rand(1, *shape), mask, torch.eye(4), "p", "t"), (8,) * len(shape)
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        made = crop_examples([volume], patch, generator, classes=("background", "t"), crops=crops)
+        assert min(made.shot) >= 1
+    full = Prepared(volume.image, torch.ones_like(mask), volume.affine, "p", "t")
+    made = crop_examples([full], patch, torch.Generator(), classes=("background", "t"), crops=crops)
+    assert made.shot == (0, crops)  # there is none to be seen
