@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Drawn:
     Args:
         flips: whether each axis is flipped.
         gain, bias: ``image * gain + bias``.
-        matrix: ``(axes, axes)`` output direction to input direction, or None for none.
+        matrix: ``(axes, axes)`` output direction to input direction, in mm, or None for none.
     """
 
     flips: tuple[bool, ...]
@@ -81,19 +82,23 @@ def _rotation(angles: list[float], axes: int) -> Tensor:
     return whole
 
 
-def apply(drawn: Drawn, examples: Examples, *, outlined: bool = False) -> Examples:
+def apply(
+    drawn: Drawn, examples: Examples, *, outlined: bool = False, spacing: Sequence[float] | None = None
+) -> Examples:
     """Change all examples in the same way; labels move with their voxels (nearest).
 
     Args:
         drawn: what to do.
         examples: what to do it to.
         outlined: the last channel is an outline and 0 is blank: both stay what they are, only moved.
+        spacing: mm along each voxel axis, so that what is turned keeps its form; None takes all as equal.
     """
     image, label = examples.image, examples.label
     if drawn.matrix is not None:
-        image = _resample(image, drawn.matrix, "zeros" if outlined else "border")
+        matrix = _in_shares(drawn.matrix, image.shape[2:], spacing)
+        image = _resample(image, matrix, "zeros" if outlined else "border")
         if examples.segments:
-            moved = _resample(label[:, None].to(image.dtype), drawn.matrix, "zeros", mode="nearest")
+            moved = _resample(label[:, None].to(image.dtype), matrix, "zeros", mode="nearest")
             label = moved[:, 0].long()
     axes = [axis for axis, flip in enumerate(drawn.flips) if flip]
     if axes:
@@ -107,35 +112,73 @@ def apply(drawn: Drawn, examples: Examples, *, outlined: bool = False) -> Exampl
     return Examples(image, label, examples.classes, examples.patients)
 
 
-def _resample(image: Tensor, matrix: Tensor, padding: str, *, mode: str = "bilinear") -> Tensor:
-    """Resample about the centre; ``matrix`` acts on voxels, grid_sample wants shares, last axis first."""
-    half = torch.tensor(image.shape[2:], dtype=torch.float64) / 2
-    shares = (matrix * half[None, :] / half[:, None]).flip(0, 1)
-    theta = torch.cat([shares, torch.zeros(len(half), 1, dtype=torch.float64)], 1).to(image.dtype)
+def _in_shares(matrix: Tensor, shape: Sequence[int], spacing: Sequence[float] | None) -> Tensor:
+    """The matrix as grid_sample wants it: between shares of half the image's extent, last axis first."""
+    half = torch.tensor(shape, dtype=torch.float64) / 2
+    if spacing is not None:
+        half = half * torch.tensor([s / spacing[0] for s in spacing], dtype=torch.float64)
+    return (matrix * half[None, :] / half[:, None]).flip(0, 1)
+
+
+def _resample(image: Tensor, shares: Tensor, padding: str, *, mode: str = "bilinear") -> Tensor:
+    """Resample about the centre."""
+    theta = torch.cat([shares, torch.zeros(len(shares), 1, dtype=torch.float64)], 1).to(image.dtype)
     grid = affine_grid(theta.expand(len(image), -1, -1), list(image.shape), align_corners=False)
     return grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=False)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """How the examples of one task are changed; see :func:`augment_episode`."""
+
+    augment: Augment
+    generator: torch.Generator
+    outlined: bool
+    spacing: Sequence[float] | None
+
+    def draw(self, shown: Examples) -> tuple[Drawn, Examples]:
+        """Draw a change and do it; one that turns a class out of the picture turns nothing."""
+        drawn = draw(self.augment, shown.image.ndim - 2, self.generator)
+        changed = self.apply(drawn, shown)
+        if not any(before and not after for before, after in zip(shown.shot, changed.shot, strict=True)):
+            return drawn, changed
+        drawn = replace(drawn, matrix=None)
+        return drawn, self.apply(drawn, shown)
+
+    def apply(self, drawn: Drawn, examples: Examples) -> Examples:
+        """Do what was drawn."""
+        return apply(drawn, examples, outlined=self.outlined, spacing=self.spacing)
+
+    def each(self, examples: Examples) -> Examples:
+        """Change every example in its own way; their order stays."""
+        made = []
+        for i in range(len(examples.image)):
+            one = Examples(examples.image[i : i + 1], examples.label[i : i + 1], examples.classes)
+            made.append(self.draw(one)[1])
+        image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
+        return Examples(image, label, examples.classes, examples.patients)
+
+
 def augment_episode(
-    episode: Episode, augment: Augment, generator: torch.Generator, *, outlined: bool = False
+    episode: Episode,
+    augment: Augment,
+    generator: torch.Generator,
+    *,
+    outlined: bool = False,
+    spacing: Sequence[float] | None = None,
 ) -> Episode:
-    """Change support and query in the same way, so that an episode stays one task; or each example apart."""
-    axes = episode.support.image.ndim - 2
+    """Change support and query in the same way, so that an episode stays one task; or each example apart.
+
+    No class that the support shows is turned out of its picture, for nobody could learn it then.
+
+    Args:
+        episode: the task.
+        augment: how far it may be changed.
+        generator: draws how.
+        outlined, spacing: of :func:`apply`.
+    """
+    change = _Change(augment, generator, outlined, spacing)
     if augment.apart:
-        sides = [_each(side, augment, generator, outlined) for side in (episode.support, episode.query)]
-        return Episode(sides[0], sides[1])
-    drawn = draw(augment, axes, generator)
-    return Episode(
-        apply(drawn, episode.support, outlined=outlined), apply(drawn, episode.query, outlined=outlined)
-    )
-
-
-def _each(examples: Examples, augment: Augment, generator: torch.Generator, outlined: bool) -> Examples:
-    """Every example in its own way; their order stays."""
-    axes = examples.image.ndim - 2
-    made = []
-    for i in range(len(examples.image)):
-        one = Examples(examples.image[i : i + 1], examples.label[i : i + 1], examples.classes)
-        made.append(apply(draw(augment, axes, generator), one, outlined=outlined))
-    image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
-    return Examples(image, label, examples.classes, examples.patients)
+        return Episode(change.each(episode.support), change.each(episode.query))
+    drawn, support = change.draw(episode.support)
+    return Episode(support, change.apply(drawn, episode.query))

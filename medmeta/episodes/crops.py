@@ -103,10 +103,42 @@ def crop_examples(
             found=f"{unmasked} of {len(prepared)} without one",
             cure="Add the masks, or classify instead.",
         )
-    starts = [draw_start(p, patch, n < (crops + 1) // 2, generator) for p in prepared for n in range(crops)]
+    starts = [start for p in prepared for start in _draw_starts(p, patch, crops, generator)]
     owners = [p for p in prepared for _ in range(crops)]
     image, label = cut(owners, starts, patch)
     return Examples(image, label, classes, tuple(p.patient for p in owners))
+
+
+def _draw_starts(
+    prepared: Prepared, patch: Sequence[int], crops: int, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """The first voxel of each crop; where a target larger than a crop fills all, the last is at its rim."""
+    starts = [draw_start(prepared, patch, n < (crops + 1) // 2, generator) for n in range(crops)]
+    assert prepared.mask is not None
+    if starts and all(_filled(prepared.mask, start, patch) for start in starts):
+        starts[-1] = _at_rim(prepared.mask, starts[-1], patch)
+    return starts
+
+
+def _filled(mask: Tensor, start: Sequence[int], patch: Sequence[int]) -> bool:
+    """Whether a crop shows nothing but target."""
+    inside = all(0 <= first <= n - p for first, n, p in zip(start, mask.shape, patch, strict=True))
+    return inside and bool(mask[tuple(slice(f, f + p) for f, p in zip(start, patch, strict=True))].all())
+
+
+def _at_rim(mask: Tensor, start: tuple[int, ...], patch: Sequence[int]) -> tuple[int, ...]:
+    """The crop about the voxel of background next to a crop's centre; the same where there is none."""
+    centre = torch.tensor([first + (p - 1) / 2 for first, p in zip(start, patch, strict=True)])
+    reach = 1
+    while reach < 2 * max(mask.shape):  # looked for nearby first, for a scan has many voxels
+        low = [max(first - reach, 0) for first in start]
+        window = [slice(lo, f + p + reach) for lo, f, p in zip(low, start, patch, strict=True)]
+        free = (mask[tuple(window)] == 0).nonzero() + torch.tensor(low)
+        if len(free):
+            nearest = free[(free - centre).square().sum(1).argmin()].tolist()
+            return _inside([v - p / 2 for v, p in zip(nearest, patch, strict=True)], mask.shape, patch)
+        reach *= 2
+    return start
 
 
 def draw_start(
@@ -129,6 +161,11 @@ def draw_start(
         wanted = [v - p / 2 + (d - 0.5) * p / 2 for v, p, d in zip(voxel, patch, draw[1:], strict=True)]
     else:
         wanted = [d * (s - p + 1) - 0.5 for s, p, d in zip(shape, patch, draw[1:], strict=True)]
+    return _inside(wanted, shape, patch)
+
+
+def _inside(wanted: Sequence[float], shape: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """The start next to what is wanted whose crop lies in the volume, or has the volume in its middle."""
     return tuple(
         min(max(round(w), 0), s - p) if s >= p else -((p - s) // 2)
         for w, s, p in zip(wanted, shape, patch, strict=True)

@@ -67,8 +67,10 @@ class Task:
         episode = Episode(self._examples(support, generator), self._examples(others, generator))
         if self.augment is None:
             return episode
-        outlined = self.store.plan.lesion is not None
-        return augment_episode(episode, self.augment, generator, outlined=outlined)
+        plan = self.store.plan
+        spacing = [s for a, s in enumerate(plan.spacing) if plan.spatial_dims == 3 or a != plan.slice_axis]
+        outlined = plan.lesion is not None
+        return augment_episode(episode, self.augment, generator, outlined=outlined, spacing=spacing)
 
     def support(self, shot: int, generator: torch.Generator) -> tuple[Examples, tuple[Volume, ...]]:
         """Draw a support for evaluation, and name its volumes; :meth:`without` gives the ones to judge on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from safetensors.torch import save as pack
 from torch import Tensor
 
 from medmeta.errors import MedmetaError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class RunError(MedmetaError):
@@ -40,16 +43,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(
-            f"room to write {path.name}",
-            found=error.strerror or "a refusing disk",
-            cure="Free disk space; the previous file is intact.",
-        ) from error
+        raise cannot_write(path, error, "the previous file is intact") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def cannot_write(path: Path, error: OSError, still: str) -> RunError:
+    """What to say where the disk refuses a file.
+
+    Args:
+        path: of the file.
+        error: the disk's own.
+        still: what of the run is not lost.
+    """
+    cure = "Free disk space" if error.errno in _FULL else "Make the folder one that can be written"
+    return RunError(
+        f"room to write {path.name}", found=error.strerror or "a refusing disk", cure=f"{cure}; {still}."
+    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -274,10 +274,11 @@ def _step(
     losses = ranks.gather(losses)
     for number, loss in zip(numbers, losses, strict=True):
         if not math.isfinite(loss):
-            raise _not_finite(step, source[number])
+            raise _not_finite("loss", step, [source[number]])
     norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
     if not bool(torch.isfinite(norm)):
-        raise _not_finite(step, mine[0] if mine else source[numbers[0]])
+        blamed = [n for n in numbers if _breaks(learner, source[n], schedule)]
+        raise _not_finite("meta-gradient", step, [source[n] for n in blamed or numbers])
     for group in optimiser.param_groups:
         group["lr"] = schedule.rate_at(step)
     optimiser.step()
@@ -313,11 +314,22 @@ def rehearse(learner: Learner, source: Source, schedule: Schedule) -> None:
         _backward(trial, [source[0]], schedule)
 
 
-def _not_finite(step: int, episode: Episode) -> RunError:
-    patients = sorted({*episode.support.patients, *episode.query.patients})
+def _breaks(learner: Learner, episode: Episode, schedule: Schedule) -> bool:
+    """Whether an episode alone gives a gradient that is not finite; asked of a copy."""
+    trial = copy.deepcopy(learner)
+    module = module_of(trial)
+    module.zero_grad(set_to_none=True)
+    _backward(trial, [episode], schedule)
+    slopes = [p.grad for p in module.parameters() if p.grad is not None]
+    return not all(bool(torch.isfinite(slope).all()) for slope in slopes)
+
+
+def _not_finite(what: str, step: int, episodes: list[Episode]) -> RunError:
+    tasks = dict.fromkeys(" / ".join(e.support.classes) for e in episodes)
+    patients = sorted({p for e in episodes for side in (e.support, e.query) for p in side.patients})
     return RunError(
-        "a finite loss",
-        found=f"NaN or infinity at outer step {step + 1}, task {' / '.join(episode.support.classes)}, "
+        f"a finite {what}",
+        found=f"NaN or infinity at outer step {step + 1}, task {' or '.join(tasks)}, "
         f"patients {', '.join(patients) or 'unnamed'}",
         cure="Lower the learning rates, or look at those patients' volumes. Nothing of this step was saved.",
     )

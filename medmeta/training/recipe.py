@@ -74,10 +74,14 @@ class Recipe:
             raise RunError(
                 f"a learner of {self.task}", found=self.learner, cure=f"Take one of {', '.join(able)}."
             )
-        if self.lesion is not None and self.task != "classification":
-            raise RunError(
-                "lesions to classify", found=f"the task {self.task}", cure="Leave the lesion option out."
-            )
+        asked = {"lesions": self.lesion, f"one type against {self.against!r}": self.against}
+        for what, given in asked.items():
+            if given is not None and self.task != "classification":
+                raise RunError(
+                    f"{what} to classify",
+                    found=f"the task {self.task}",
+                    cure="Train for classification, or leave that option out.",
+                )
 
 
 def split(

@@ -15,7 +15,14 @@ from torch import nn
 
 from medmeta.learners import Learner, create_learner
 from medmeta.networks import build
-from medmeta.training.checkpoint import RunError, read_tensors, write_bytes, write_json, write_tensors
+from medmeta.training.checkpoint import (
+    RunError,
+    cannot_write,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 from medmeta.training.outer import Progress
 from medmeta.volumes import Plan, Volume, patient_key
 
@@ -146,11 +153,18 @@ class Folder:
             write_bytes(self.log, b"".join(kept))
 
     def note(self, record: dict[str, Any]) -> None:
-        """Append one line of JSON, and the same to TensorBoard."""
+        """Append one line of JSON, and the same to TensorBoard.
+
+        Raises:
+            RunError: where the disk refuses.
+        """
         if not self.writes:
             return
-        with self.log.open("a") as log:
-            log.write(json.dumps(record) + "\n")
+        try:
+            with self.log.open("a") as log:
+                log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise cannot_write(self.log, error, "what was saved is intact, go on with --resume") from error
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 

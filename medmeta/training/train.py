@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -62,7 +63,9 @@ def train(
     recipe = recipe or Recipe()
     folder = Path(out)
     volumes, validation = split(cohorts, recipe, hold_out)
-    _no_other_name({v.tumour for v in (*volumes, *validation) if v.tumour}, hold_out)
+    trained, validated = (sorted({v.tumour for v in vs if v.tumour}) for vs in (volumes, validation))
+    _no_other_name("Hold out", hold_out, [*trained, *validated])
+    _no_other_name("Validate on", recipe.validate_on, trained)
     ranks = Ranks.join()
     with _claimed(folder, resume, ranks):
         fills = store is None
@@ -98,15 +101,15 @@ def train(
         return open_run(folder)
 
 
-def _no_other_name(types: Collection[str], hold_out: Sequence[str]) -> None:
-    """Refuse a held-out type that is there under another name, too, as in another cohort."""
-    for name in hold_out:
+def _no_other_name(what: str, apart: Sequence[str], types: Collection[str]) -> None:
+    """Refuse a type to keep apart that is there under another name, too, as in another cohort."""
+    for name in apart:
         others = same_types(name, types)
         if others:
             raise RunError(
                 f"no type that is {name!r} under another name",
                 found=f"{others[0]!r}, the same but for case or spelling",
-                cure=f"Hold out {others[0]!r} too; where they are two types, give one of them another name.",
+                cure=f"{what} {others[0]!r} too; where they are two types, give one of them another name.",
             )
 
 
@@ -126,15 +129,14 @@ def _store(plan: Plan, cache: str | Path | None, salt: str | None, ranks: Ranks)
 def _claimed(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
     """Make the folder; one that exists is never written over, and one without a file is not left behind."""
     if ranks.rank == 0:
-        if folder.exists() and any(folder.iterdir()) and not resume:
+        try:
+            _take(folder, resume)
+        except OSError as error:
             raise RunError(
-                f"a folder to write that does not exist: {folder.name}",
-                found="one with files in it",
-                cure="Give another --out, or --resume to go on with it.",
-            )
-        if resume and not (folder / "config.json").is_file():
-            raise RunError("a run to go on with", found="none there", cure="Train without --resume.")
-        folder.mkdir(parents=True, exist_ok=True)
+                f"a folder that can be written: {folder.name[:80]}",
+                found=error.strerror or type(error).__name__,
+                cure="Give another --out, or the right to write there.",
+            ) from error
     try:
         yield
     except BaseException:
@@ -142,6 +144,26 @@ def _claimed(folder: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
             with contextlib.suppress(OSError):  # what holds a file stays
                 folder.rmdir()
         raise
+
+
+def _take(folder: Path, resume: bool) -> None:
+    """Make the folder, and refuse one that is not for this run.
+
+    Raises:
+        RunError: where it has files and none are to be gone on with, or the other way round.
+        OSError: where it cannot be made or written.
+    """
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise RunError(
+            f"a folder to write that does not exist: {folder.name}",
+            found="one with files in it",
+            cure="Give another --out, or --resume to go on with it.",
+        )
+    if resume and not (folder / "config.json").is_file():
+        raise RunError("a run to go on with", found="none there", cure="Train without --resume.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):  # said now, not after hours of preparing
+        pass
 
 
 def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
@@ -154,11 +176,18 @@ def _same_recipe(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
     known = before.get("learner", {}).get("options", {})
     now["learner"]["options"] = {k: v for k, v in now["learner"]["options"].items() if k in known}
     different = [k for k in now if k not in aside and before.get(k) != now[k]]
+    if "salt" in different:  # and with it every key of a patient, which tells nothing then
+        raise RunError(
+            "a store with the salt that the run was begun with",
+            found="another one",
+            cure="Make it with Store(plan, salt=...) and the salt of the run's config.json, or give none.",
+        )
     if different:
+        same = "cohort and options" if "seen" in different or "seen_voxels" in different else "options"
         raise RunError(
             "the recipe that the run was begun with",
             found=f"another {', '.join(different)}",
-            cure="Resume with the same options, or train into another folder.",
+            cure=f"Resume with the same {same}, or train into another folder.",
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from medmeta.episodes import Augment, Episode, EpisodeError, Examples, support_examples
 from medmeta.episodes.augment import Drawn, apply, augment_episode, draw
@@ -152,3 +153,63 @@ def test_a_rotation_turns_voxels_not_shares_of_axes() -> None:
     turned = apply(Drawn((False, False), 1.0, 0.0, quarter), made)
     assert torch.nonzero(turned.label[0]).amin(0).tolist() == [7, 3]
     assert torch.nonzero(turned.label[0]).amax(0).tolist() == [12, 6]
+
+
+def ball(shape: tuple[int, ...], spacing: tuple[float, ...], radius: float, off: tuple[float, ...]) -> Tensor:
+    """Voxels within ``radius`` mm of a point ``off`` mm from the centre."""
+    axes = [(torch.arange(n) - (n - 1) / 2) * s - o for n, s, o in zip(shape, spacing, off, strict=True)]
+    grid = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack(list(grid)).square().sum(0) <= radius**2
+
+
+def test_what_is_turned_on_thick_slices_keeps_its_form_in_mm() -> None:
+    """A ball stays a ball, where a rotation of voxels would draw it out along the slices."""
+    shape, spacing = (48, 48, 16), (1.0, 1.0, 3.0)
+    label = ball(shape, spacing, 9.0, (6.0, 0.0, 0.0)).long()[None]
+    made = Examples(label[:, None].double(), label, ("background", "t"))
+    turn = torch.eye(3, dtype=torch.float64)
+    turn[0, 0] = turn[2, 2] = 0.0
+    turn[0, 2], turn[2, 0] = -1.0, 1.0  # a quarter turn of x into z
+    turned = apply(Drawn((False,) * 3, 1.0, 0.0, turn), made, spacing=spacing)
+    wanted = ball(shape, spacing, 9.0, (0.0, 0.0, -6.0)).long()[None]
+    dice = 2 * (turned.label * wanted).sum() / (turned.label.sum() + wanted.sum())
+    assert dice > 0.93
+    assert float(((turned.image[:, 0] > 0.5) != (wanted > 0)).double().mean()) < 0.01
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_target_in_the_corner_is_not_turned_out_of_its_crop(apart: bool) -> None:
+    """As of a lesion at the border of a scan; a support that does not show it cannot be learnt from."""
+    label = torch.zeros(2, 16, 16, 16, dtype=torch.int64)
+    label[:, :2, :2, :2] = 1
+    support = Examples(label[:, None].float(), label, ("background", "t"), ("a", "b"))
+    query = Examples(support.image, label, support.classes, ("c", "d"))
+    augment = Augment(apart=apart)
+    turned = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        changed = augment_episode(Episode(support, query), augment, generator)
+        assert changed.support.shot == (2, 2)
+        drawn = draw(augment, 3, torch.Generator().manual_seed(seed))
+        if not apart and apply(drawn, support).shot == (2, 2):  # then what was drawn is done
+            assert torch.equal(changed.support.image, apply(drawn, support).image)
+            turned += 1
+    assert apart or 0 < turned < 40
+
+
+@pytest.mark.parametrize("crops", [1, 2])
+@pytest.mark.parametrize("shape", [(40, 30, 20), (40, 30)])
+def test_a_target_larger_than_its_crops_is_seen_beside_the_background(
+    crops: int, shape: tuple[int, ...]
+) -> None:
+    """As of a liver; a support that shows no background cannot be learnt from."""
+    mask = torch.zeros(shape, dtype=torch.uint8)
+    mask[tuple(slice(2, n - 2) for n in shape)] = 1
+    volume, patch = Prepared(torch.rand(1, *shape), mask, torch.eye(4), "p", "t"), (8,) * len(shape)
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        made = crop_examples([volume], patch, generator, classes=("background", "t"), crops=crops)
+        assert min(made.shot) >= 1
+    full = Prepared(volume.image, torch.ones_like(mask), volume.affine, "p", "t")
+    made = crop_examples([full], patch, torch.Generator(), classes=("background", "t"), crops=crops)
+    assert made.shot == (0, crops)  # there is none to be seen

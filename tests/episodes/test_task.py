@@ -22,6 +22,7 @@ from medmeta.episodes import (
     prefetch,
     segmentation_task,
 )
+from medmeta.episodes.augment import apply, draw
 from medmeta.volumes import CohortError, Plan, Store, Volume
 
 CROPS = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1)
@@ -208,6 +209,35 @@ def test_source_gives_the_same_episode_on_any_rank_and_restart(volumes: list[Vol
         assert episode.query.patients == same.query.patients
     other = source(volumes, crops, seed=1)
     assert not torch.equal(other[0].support.image[0], one[0].support.image[0])
+
+
+@pytest.mark.parametrize(
+    ("plan", "spacing"),
+    [
+        (replace(CROPS, spacing=(1.0, 1.0, 4.0)), (1.0, 1.0, 4.0)),
+        (Plan(2, (1.0, 3.0, 5.0), (8, 4), 1, slice_axis=0), (3.0, 5.0)),
+    ],
+    ids=["3D", "2D"],
+)
+def test_an_episode_is_turned_in_mm(plan: Plan, spacing: tuple[float, ...], tmp_path: Path) -> None:
+    flat = plan.spatial_dims == 2
+    shape = (1, 36, 20) if flat else (20, 18, 16)
+    made = []
+    for i in range(2):
+        mask = np.ones(shape, dtype=np.uint8)
+        mask[..., :8] = 0
+        voxels = np.random.default_rng(i).random(shape, dtype=np.float32)
+        files = [write(tmp_path / f"{i}{kind}.nii.gz", v) for kind, v in (("i", voxels), ("m", mask))]
+        made.append(Volume(f"p{i}", (files[0],), files[1], "cyst"))
+    store = Store(plan, salt="s")
+    augment = Augment(rotate=40.0)
+    task = segmentation_task(made, "cyst", store, augment=augment)
+    turned = task.episode(shot=1, query=1, generator=seeded(0))
+    generator = seeded(0)
+    still = replace(task, augment=None).episode(shot=1, query=1, generator=generator)
+    drawn = draw(augment, plan.spatial_dims, generator)
+    assert torch.equal(turned.query.image, apply(drawn, still.query, spacing=spacing).image)
+    assert not torch.allclose(turned.query.image, apply(drawn, still.query).image)
 
 
 def test_source_never_names_what_is_held_out(volumes: list[Volume], crops: Store, whole: Store) -> None:

@@ -134,6 +134,38 @@ def test_a_loss_that_is_not_finite_names_task_patients_and_step(tmp_path: Path) 
     assert not (tmp_path / "weights.safetensors").exists()
 
 
+class Root(nn.Module):
+    """Its slope is infinite where all it sees is zero; what it gives is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4, bias=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The length of each number."""
+        return (self.layer(image).square() + 1e-3 * image.square().sum(1, keepdim=True)).sqrt()
+
+
+@pytest.mark.parametrize("blank", [8, 9])
+def test_a_gradient_that_is_not_finite_names_the_task_it_is_of(blank: int) -> None:
+    class Blank:
+        def __getitem__(self, index: int) -> Episode:
+            whole = Points()[index]
+            if index != blank:
+                return whole
+            sides = [replace(side, image=0 * side.image) for side in (whole.support, whole.query)]
+            return Episode(*sides)
+
+    made = learner("prototypical", Root())
+    with pytest.raises(RunError) as refused:
+        meta_train(made, Blank(), replace(SCHEDULE, meta_batch=2))
+    said = str(refused.value)
+    assert "a finite meta-gradient, found NaN or infinity at outer step 5" in said
+    assert f"a{blank}-0" in said
+    assert f"a{17 - blank}-0" not in said
+    assert all(bool(torch.isfinite(w).all()) for w in made.state_dict().values())
+
+
 def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
     keeper = Folder(tmp_path)
     end = meta_train(learner(), Points(), SCHEDULE, keeper=keeper, validate=lambda _: float("nan"))

@@ -23,6 +23,7 @@ from medmeta.episodes import EpisodeError, Examples
 from medmeta.learners import LearnerError
 from medmeta.training import Recipe, RunError, Schedule, load_run, open_run, train
 from medmeta.training.recipe import options_of
+from medmeta.training.run import Folder
 from medmeta.training.stage import start_from
 from medmeta.training.validation import Validation
 from medmeta.volumes import Cohort, CohortError, Store, make_plan, open_cohort
@@ -285,6 +286,17 @@ def test_a_learner_of_another_task_is_refused_in_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [({"against": "rest"}, "one type against 'rest' to classify"), ({"lesion": 4.0}, "lesions to classify")],
+)
+def test_what_only_classification_heeds_is_refused_when_segmenting(
+    option: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RunError, match=f"{words}, found the task segmentation. Train for classification"):
+        replace(RECIPE, **option)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"learner": "finetune-scratch"}, LearnerError, "something to meta-learn"),
@@ -373,3 +385,53 @@ def test_asking_what_a_learner_is_like_changes_nothing_that_is_drawn() -> None:
     torch.manual_seed(0)
     options_of(Recipe(task="classification", learner="maml", way=3, lesion=4.0, patch=(8, 8, 8)))
     assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("file", r"a folder that can be written: file, found Not a directory\. Give another --out"),
+        ("file/run", r"a folder that can be written: run, found Not a directory"),
+        ("/proc/none/run", "a folder that can be written: run, found No such file or directory"),
+        ("r" * 300, "found File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    out: str, words: str, cohort: Cohort, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=words):
+        train(cohort, RECIPE, out=tmp_path / out)
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_stops_the_log_with_a_word_of_how_to_go_on(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.log.symlink_to("/dev/full")
+    words = r"wanted room to write log\.jsonl, found No space left on device\. Free disk space; .* --resume\."
+    with pytest.raises(RunError, match=words):
+        folder.note({"step": 1, "loss": 0.5})
+
+
+def test_a_type_is_not_trained_on_under_another_name_than_it_is_validated_on(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    half = [v.patient for v in cohort.volumes if v.tumour == "glioma"][:2]
+    volumes = tuple(replace(v, tumour="Gliomas") if v.patient in half else v for v in cohort.volumes)
+    with pytest.raises(
+        RunError, match=r"no type that is 'glioma' .*found 'Gliomas'.* Validate on 'Gliomas' too"
+    ):
+        train(
+            replace(cohort, volumes=volumes), replace(RECIPE, validate_on=("glioma",)), out=tmp_path / "run"
+        )
+
+
+def test_what_does_not_resume_says_what_to_give(done: Path, cohort: Cohort) -> None:
+    fewer = replace(cohort, volumes=cohort.volumes[1:])
+    with pytest.raises(RunError, match=r"found another .*seen.* Resume with the same cohort and options"):
+        train(fewer, RECIPE, out=done, hold_out=["sarcoma"], resume=True)
+    run = open_run(done)
+    with pytest.raises(RunError, match=r"a store with the salt .*salt of the run's config\.json"):
+        train(cohort, RECIPE, out=done, hold_out=["sarcoma"], resume=True, store=Store(run.plan))
+    store = Store(run.plan, salt=run.config["salt"])
+    train(cohort, RECIPE, out=done, hold_out=["sarcoma"], resume=True, store=store)
