@@ -96,9 +96,10 @@ def apply(
     image, label = examples.image, examples.label
     if drawn.matrix is not None:
         matrix = _in_shares(drawn.matrix, image.shape[2:], spacing)
-        image = _resample(image, matrix, "zeros" if outlined else "border")
+        beyond = "zeros" if outlined else "border"  # a target at the edge goes on where its image does
+        image = _resample(image, matrix, beyond)
         if examples.segments:
-            moved = _resample(label[:, None].to(image.dtype), matrix, "zeros", mode="nearest")
+            moved = _resample(label[:, None].to(image.dtype), matrix, beyond, mode="nearest")
             label = moved[:, 0].long()
     axes = [axis for axis, flip in enumerate(drawn.flips) if flip]
     if axes:

@@ -144,6 +144,15 @@ def test_a_flip_is_undone_by_itself() -> None:
     assert torch.equal(apply(flip, apply(flip, examples(0))).image, examples(0).image)
 
 
+def test_a_target_at_the_edge_of_its_crop_goes_on_where_its_image_does() -> None:
+    label = torch.zeros(1, 16, 16, dtype=torch.int64)
+    label[:, 9:] = 1  # up to three edges, as that of a crop about its rim
+    made = Examples(label[:, None].float(), label, ("background", "tumour"))
+    for seed in range(20):
+        turned = apply(draw(Augment(gain=0.0, bias=0.0), 2, torch.Generator().manual_seed(seed)), made)
+        assert bool((turned.label[turned.image[:, 0] > 0.9] == 1).all())
+
+
 def test_a_rotation_turns_voxels_not_shares_of_axes() -> None:
     """A quarter turn of a long box keeps its length in voxels."""
     image = torch.zeros(1, 1, 20, 10)
