@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -92,6 +96,32 @@ def _plainly_a_path(word: str) -> bool:
     return path.exists() and (len(path.parts) > 1 or word.startswith(".") or bool(path.suffix))
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Leave at the first SIGTERM with exit code 143, as after an error: what is half done is taken away.
+
+    Those that follow are ignored, so that tidying up comes to its end. Commands that save first (train) or go
+    on case by case (predict) listen themselves meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one may listen
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(143)
+
+    before: Any = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except SystemExit as leaving:
+        if leaving.code == 143:
+            before = signal.SIG_IGN  # one more while the process ends would change its exit code
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> NoReturn:
     """Run the command line; exit codes as in the README: 0 done, 1 with findings, 2 refused, 143 stopped."""
     arguments = spread(sys.argv[1:])
@@ -102,7 +132,8 @@ def main() -> NoReturn:
     for category in (FutureWarning, DeprecationWarning):  # of MONAI and torch: nothing a user can act on
         warnings.filterwarnings("ignore", category=category)
     try:
-        app(args=[word for word in arguments if word != "--debug"], prog_name="medmeta", standalone_mode=True)
+        with _stoppable():
+            app(args=[word for word in arguments if word != "--debug"], prog_name="medmeta")
     except MedmetaError as error:
         if debug:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ class Advice:
         shot: labelled patients, the most that every method was judged with.
         use: the method with the best mean score there.
         score: of that method.
-        rival, lead: the next best, and how far ahead the method is; None where there is no other.
+        rival, lead: the next best, and how far ahead the method is; None where there is no other. What p is
+            adjusted for is that the method is compared with every other one.
         learnt, behind: the best meta-trained method where it is not the one to use, and its score minus that
-            one's.
+            one's, likewise.
         plain: the best way that needs no meta-training; None where there was none beside.
         needed: labels it needs to score as the best meta-trained method does.
         slope: what the last labels brought to the method to use.
@@ -77,7 +78,7 @@ class Advice:
 
 
 def _difference(one: Difference | None) -> dict[str, Any] | None:
-    return {**one.interval.to_json(), "p": one.p} if one else None
+    return {**one.interval.to_json(), "p": one.p, "p_adjusted": one.adjusted} if one else None
 
 
 def advise(judged: Judged, learnt: Collection[str], *, further: Judged | None = None) -> list[Advice]:
@@ -113,6 +114,7 @@ def _one(
         return None
     order = _ranked(curves, shot)
     use, rival = order[0], order[1] if len(order) > 1 else None
+    beside = ahead(curves, use, shot)
     mine = next((m for m in order if m in learnt), None)
     plain = next((m for m in order if m not in learnt), None)
     return Advice(
@@ -122,9 +124,9 @@ def _one(
         use,
         curves[use].at(shot),
         rival,
-        ahead(curves[use], curves[rival], shot) if rival else None,
+        beside[rival] if rival else None,
         mine if mine != use else None,
-        ahead(curves[mine], curves[use], shot) if mine and mine != use else None,
+        beside[mine].turned if mine and mine != use else None,
         plain,
         labels_needed(curves[plain], curves[mine], shot) if plain and mine else None,
         slope(curves[use]),
@@ -168,7 +170,7 @@ def judge_further(
     if not made:
         return None
     seconds = {name: time for one in made for name, time in one.seconds.items()}
-    return Judged(judged.task, tuple(c for one in made for c in one.cases), (), seconds)
+    return replace(judged, cases=tuple(c for one in made for c in one.cases), pictures=(), seconds=seconds)
 
 
 def _beyond(shot: int, available: int) -> list[int]:

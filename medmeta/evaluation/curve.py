@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmeta.evaluation.cells import Cells
-from medmeta.evaluation.differences import Difference, difference
+from medmeta.evaluation.differences import Difference, against
 from medmeta.evaluation.intervals import RESAMPLES, Interval, interval, resampled
 from medmeta.evaluation.records import Case
 from medmeta.evaluation.scores import SCORES, task_of
@@ -93,7 +93,13 @@ def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: S
     return whole
 
 
-def ahead(one: Curve, other: Curve, shot: int) -> Difference:
-    """How far one method is ahead of another at a number of labels, on the same patients and supports."""
-    cells = {"one": one.cells[shot], "other": other.cells[shot]}
-    return difference("one", "other", cells)
+def ahead(curves: Mapping[str, Curve], one: str, shot: int) -> dict[str, Difference]:
+    """How far one method is ahead of each other at a number of labels, on the same patients and supports.
+
+    Args:
+        curves: of every method.
+        one: its name; as it is picked for its score, p values are adjusted for all of these comparisons.
+        shot: number of labels that it was judged at; others that were not are left out.
+    """
+    cells = {name: curve.cells[shot] for name, curve in curves.items() if shot in curve.shots}
+    return {d.other: d for d in against(one, cells)}

@@ -31,6 +31,15 @@ class Difference:
     adjusted: float | None
     patients: int
 
+    @property
+    def turned(self) -> Difference:
+        """The other method's score minus the one's."""
+        low, mean, high = (
+            None if v is None else 0.0 - v
+            for v in (self.interval.high, self.interval.mean, self.interval.low)
+        )
+        return replace(self, one=self.other, other=self.one, interval=Interval(mean, low, high))
+
     def to_json(self) -> dict[str, str | float | int | None]:
         """By name, for other programs."""
         return {
@@ -57,17 +66,31 @@ def difference(one: str, other: str, cells: Mapping[str, Cells]) -> Difference:
         (0.0833, 0.0377)
     """
     apart = cells[one] - cells[other]
-    patients = int(np.isfinite(apart).any(0).sum())
+    return Difference(one, other, *paired(apart), None, int(np.isfinite(apart).any(0).sum()))
+
+
+def paired(apart: Cells) -> tuple[Interval, float | None]:
+    """The mean of paired differences with its 95 % interval, and p that it is 0.
+
+    Args:
+        apart: ``(draw, patient)``, nan where one of the two says nothing.
+
+    Returns:
+        The interval, without ends where it is the same for all, and p, two-sided, of the t test that it is
+        the inverse of; None where there are no ends.
+
+    Example:
+        >>> paired(np.array([[0.1, 0.05, 0.1]]))[0].to_json()
+        {'mean': 0.0833, 'low': 0.0116, 'high': 0.155}
+    """
     found = spread(apart)
     p = found.p if found else None
     if found is None or p is None:
         known = apart[np.isfinite(apart)]
-        mean = round(float(known.mean()), 4) if len(known) else None
-        return Difference(one, other, Interval(mean, None, None), None, None, patients)
+        return Interval(round(float(known.mean()), 4) if len(known) else None, None, None), None
     half = found.quantile * found.variance**0.5
     ends = [round(found.mean + sign * half, 4) for sign in (-1, 1)]
-    rounded = float(f"{p:.3g}")
-    return Difference(one, other, Interval(round(found.mean, 4), *ends), rounded, None, patients)
+    return Interval(round(found.mean, 4), *ends), float(f"{p:.3g}")
 
 
 def against(ours: str, cells: Mapping[str, Cells]) -> list[Difference]:

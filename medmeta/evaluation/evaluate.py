@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medmeta.errors import new_folder
+from medmeta.errors import MedmetaError, new_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers, check_programs
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, names_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
-from medmeta.evaluation.manifest import Manifest
+from medmeta.evaluation.manifest import Episode, Manifest
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.proof import Proof, prove
 from medmeta.evaluation.protocol import TOLERANCE, Judge, replay
@@ -34,6 +35,8 @@ from medmeta.volumes.progress import Track, silent
 
 LEARNT = frozenset({"safeguarded"})
 """Methods beside the run's own learner that start from what was meta-trained; all others are plain."""
+
+FIGURES = "results.json"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def evaluate(
         cohort: with patients of the type (and, to classify, others); those that training saw are never
             judged, but where lesions are classified they are the support of the types already known.
         out: folder to write: ``report.html``, ``results.json``, ``cases.csv``, ``manifest.json``; refused
-            where it exists.
+            where it exists. Where the best plain way is judged at more labels, ``manifest-further.json``
+            has those episodes.
         tumour: the type; it must be none that the run was trained on, under any name. None takes the
             manifest's.
         shots: labelled patients to learn from.
@@ -134,34 +138,44 @@ def evaluate(
         )
         learnt = {run.learner.name, *LEARNT}
         content["answer"] = [a.to_json() for a in advise(found.judged, learnt, further=found.further)]
-        text = {
-            "results.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-            "cases.csv": cases_csv([found.judged, *filter(None, [found.further])]),
-            "report.html": _page(asked, found, proof, tuning, list(theirs)),
-        }
-        for name, whole in text.items():
+        if found.manifest is not None:
+            content["manifest_further"] = {run.task: found.manifest.summary()}
+        text = {"cases.csv": cases_csv([found.judged, *filter(None, [found.further])])}
+        if found.manifest is not None:
+            text["manifest-further.json"] = found.manifest.text()
+        text[FIGURES] = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        for name, whole in text.items():  # before the page, which reads scans again
             (work / name).write_text(whole, encoding="utf-8")
+        page = _page(asked, found, proof, tuning, list(theirs))
+        (work / "report.html").write_text(page, encoding="utf-8")
     return content
 
 
 @contextlib.contextmanager
 def _written(folder: Path) -> Iterator[Path]:
-    """A folder that is there under its name once all of it is written."""
-    work = folder.with_name(f".{folder.name}.{os.getpid()}")
-    work.mkdir(parents=True)
+    """A folder that is there under its name once all of it is written; figures are kept in any case."""
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")  # in a container every process is no. 1
+    kept = f"All that was found is in {work.name} beside it: move it."
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise EvaluationError(
+            f"room to write {folder.name}", found=why, cure="Give another --out."
+        ) from error
     try:
         yield work
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Exception) and (work / FIGURES).is_file():
+            found = error.found if isinstance(error, MedmetaError) else type(error).__name__
+            raise EvaluationError("a page of what was found", found=found, cure=kept) from error
         shutil.rmtree(work, ignore_errors=True)
         raise
     try:
         os.replace(work, folder)
     except OSError as error:
-        raise EvaluationError(
-            f"a folder that does not exist: {folder.name}",
-            found="one that came to be meanwhile",
-            cure=f"All that was found is in {work.name} beside it: move it.",
-        ) from error
+        wanted, found = f"a folder that does not exist: {folder.name}", "one that came to be meanwhile"
+        raise EvaluationError(wanted, found=found, cure=kept) from error
 
 
 def _check(folder: Path, shots: Sequence[int], episodes: int, tolerance: float) -> None:
@@ -175,10 +189,11 @@ def _check(folder: Path, shots: Sequence[int], episodes: int, tolerance: float) 
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found: every method on the episodes, and our best plain way at more labels."""
+    """What was found: every method on the episodes; the best plain way at more labels, and its episodes."""
 
     judged: Judged
-    further: Judged | None
+    further: Judged | None = None
+    manifest: Manifest | None = None
 
 
 @dataclass(frozen=True)
@@ -203,22 +218,25 @@ class _Asked:
     ) -> _Found:
         """Judge our methods, then the plain way with more labels; other programs have answered already."""
         ours = self.judge(methods, tolerance)
-        return _Found(_together(ours, answered), self._further(ours, methods, tolerance))
+        return _Found(_together(ours, answered), *self._further(ours, methods, tolerance))
 
     def _further(
         self, ours: Judged, methods: Mapping[str, Method | ScanMethod], tolerance: float
-    ) -> Judged | None:
-        """Our best plain way at more labels, of the same patients."""
+    ) -> tuple[Judged | None, Manifest | None]:
+        """Our best plain way at more labels, of the same patients, and its episodes."""
         run, manifest, cohort = self.run, self.manifest, self._cohort
         (tumour,) = manifest.tumours[:1]
+        drawn: dict[str, Episode] = {}  # by name: two ways at the same labels have the same episodes
 
         def judge(method: str, shots: Sequence[int]) -> Judged:
             options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
             more = manifest_of(run, cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
+            drawn.update({e.name: e for e in more.episodes})
             asked = replace(self, manifest=replace(more, crops=manifest.crops))
             return asked.judge({method: methods[method]}, tolerance)
 
-        return judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
+        further = judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
+        return further, replace(manifest, episodes=tuple(drawn.values())) if drawn else None
 
     @cached_property
     def _cohort(self) -> Cohort:
@@ -264,35 +282,43 @@ def _page(
             f"{', '.join(asked.manifest.tumours)}: {run.task} from a few labelled patients",
             "Research use only",
             [Part(judged, run.learner.name, shown, found.further, LEARNT)],
-            _facts(run, judged, asked.manifest, tuning),
+            _facts(run, found, asked.manifest, tuning),
             proof=proof.lines(),
         )
     )
 
 
-def _facts(run: Run, judged: Judged, manifest: Manifest, tuning: Mapping[str, Any]) -> dict[str, str]:
+def _facts(run: Run, found: _Found, manifest: Manifest, tuning: Mapping[str, Any]) -> dict[str, str]:
     shots = sorted({e.shot for e in manifest.episodes})
     return {
         "Tumour type": f"{', '.join(manifest.tumours)}, in no stage of training",
         "Trained on": ", ".join(run.drawn),
         "Learner": f"{run.learner.name} ({run.config['recipe']['schedule']['steps']} outer steps)",
-        "Patients judged": str(len({case.patient for case in judged.cases})),
+        "Patients judged": str(len({case.patient for case in found.judged.cases})),
         "Supports drawn": f"{manifest.draws} for each of {', '.join(map(str, shots))} shots",
-        "Episodes": f"{len(manifest.episodes)}, in manifest.json, sha256 {manifest.digest[:16]}",
-        "Fine-tuning": _chosen(tuning),
+        "Episodes": _where(manifest, found.manifest),
+        "Fine-tuning": _chosen(tuning, run.config.get("validated_on", ())),
         "Preprocessing": str(run.plan).replace("\n", "; "),
         "Seed": str(manifest.seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
 
-def _chosen(tuning: Mapping[str, Any]) -> str:
-    """How rates and steps came about."""
+def _where(manifest: Manifest, further: Manifest | None) -> str:
+    """In which files the episodes stand."""
+    files = {"manifest.json": manifest} | ({"manifest-further.json": further} if further else {})
+    said = [f"{len(m.episodes)}, in {name}, sha256 {m.digest[:16]}" for name, m in files.items()]
+    return "; with more labels ".join(said)
+
+
+def _chosen(tuning: Mapping[str, Any], kept: Sequence[str]) -> str:
+    """How rates and steps came about, where some types were kept for validation, or none."""
     if not tuning["chosen"]:
-        return (
-            f"rates and steps are the defaults, from scratch {SCRATCH['steps']} steps of Adam: the run kept "
-            "no types for validation to choose them on"
-        )
+        why = "the run kept no types for validation"
+        if kept:
+            why = f"the cohort's patients of {', '.join(kept)}, kept for validation, do not suffice"
+        defaults = f"rates and steps are the defaults, from scratch {SCRATCH['steps']} steps of Adam"
+        return f"{defaults}: {why} to choose them on"
     rows = [
         f"{NAMES.get(name, name)} {one['steps']} steps at {one['rate']:g}"
         for name, one in tuning["chosen"].items()

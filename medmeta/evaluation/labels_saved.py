@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from medmeta.evaluation.curve import Curve
-from medmeta.evaluation.differences import difference
+from medmeta.evaluation.differences import paired
 from medmeta.evaluation.intervals import Interval, resampled
 
 WORTH = 0.01
@@ -120,5 +120,5 @@ def slope(curve: Curve) -> Slope | None:
     if len(curve.shots) < 2 or curve.gain is None:
         return None
     first, last = curve.shots[-2:]
-    each = curve.gain / np.log2(last / first)
-    return Slope(difference("gain", "none", {"gain": each, "none": 0 * each}).interval, first, last)
+    gain, _ = paired(curve.gain / np.log2(last / first))
+    return Slope(gain, first, last)

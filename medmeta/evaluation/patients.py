@@ -60,7 +60,8 @@ def _row(cases: Sequence[Case], methods: Sequence[str], task: str) -> list[str]:
         known = [v for v in mine if v is not None]
         means.append(f"{np.mean(known):.2f}" if known else "n/a")
     supports = len({c.draw for c in cases})
-    return ["yes" if cases[0].truth else "no", *means, str(supports)]
+    there = any(c.truth for c in cases)  # of several scans one may be free
+    return ["yes" if there else "no", *means, str(supports)]
 
 
 def _score(case: Case, task: str) -> float | None:
@@ -70,10 +71,12 @@ def _score(case: Case, task: str) -> float | None:
 def cases_csv(judged: Sequence[Judged]) -> str:
     """All cases as CSV: type, labels, method, support, hashed patient, every figure; empty where undefined.
 
+    The last column says of a missing prediction (1) that its figures are the worst there can be, not its own.
+
     Example:
         >>> case = Case("a", 1, "m", 0, "f00d", {"dice": 0.5})
         >>> print(cases_csv([Judged("segmentation", (case,), (), {})]).splitlines()[1])
-        segmentation,a,1,m,0,f00d,1,,,,0.5
+        segmentation,a,1,m,0,f00d,1,,,,0.5,0
     """
     metrics = sorted({name for one in judged for case in one.cases for name in case.values})
     text = io.StringIO()
@@ -90,11 +93,11 @@ def cases_csv(judged: Sequence[Judged]) -> str:
         "kind",
         "answer",
     ]
-    table.writerow([*head, *metrics])
+    table.writerow([*head, *metrics, "missing"])
     for one in judged:
         for c in one.cases:
             fixed = [one.task, c.tumour, c.shot, c.method, c.draw, c.patient, int(c.truth)]
             said = ["" if c.probability is None else round(c.probability, 6), c.kind or "", c.answer or ""]
             values = ["" if (v := c.values.get(name)) is None else round(v, 6) for name in metrics]
-            table.writerow([*fixed, *said, *values])
+            table.writerow([*fixed, *said, *values, int(c.missing)])
     return text.getvalue()

@@ -12,6 +12,8 @@ from medmeta.evaluation.records import Judged
 
 MANY, DRAWS = 50, 10
 """Patients and drawn supports below which a warning is given."""
+LEVEL = 0.05
+"""Of p, adjusted for the best being compared with every other method, below which its lead is called sure."""
 
 
 def answer(advice: Advice, names: Mapping[str, str]) -> tuple[str, str]:
@@ -53,15 +55,15 @@ def _range(interval: Interval) -> str:
 
 
 def _by(one: Difference) -> str:
-    interval = one.interval
-    p = "n/a" if one.p is None else "< 0.001" if one.p < 0.001 else f"= {one.p:.2g}"
-    return f"{abs(interval.mean or 0.0):.2f} (difference {_range(interval)}, p {p})"
+    interval, p = one.interval, one.adjusted
+    said = "n/a" if p is None else "< 0.001" if p < 0.001 else f"= {p:.2g}"
+    adjusted = "" if p == one.p else "adjusted "
+    return f"{abs(interval.mean or 0.0):.2f} (difference {_range(interval)}, {adjusted}p {said})"
 
 
 def _sure(one: Difference) -> bool:
-    """Whether the interval leaves 0 out; never where there is no test."""
-    low, high = one.interval.low, one.interval.high
-    return one.p is not None and low is not None and high is not None and (low > 0 or high < 0)
+    """Whether there is a difference for all that the best was picked after looking; never without a test."""
+    return one.adjusted is not None and one.adjusted < LEVEL
 
 
 def _sureness(advice: Advice, names: Mapping[str, str]) -> str:

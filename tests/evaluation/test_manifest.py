@@ -7,7 +7,10 @@ import io
 import json
 import locale
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +128,18 @@ def test_nobody_who_is_judged_chooses_a_rate(
     assert offered
     assert not offered & {v.patient for v in cohort.of("cyst")}
     assert not (tmp_path / "out").exists()
+
+
+def test_free_series_of_one_folder_are_the_same_whatever_order_they_come_in(cohort: Cohort) -> None:
+    """Which are judged was drawn by place in a list whose order was the input's."""
+    image = next(v for v in cohort.volumes if v.tumour is None).image
+    free = [Volume("free", image, None, None, series=f"1.2.{n}") for n in range(6)]
+    cysts = list(cohort.of("cyst"))
+    made = [
+        draw_segmentation([*cysts, *some], ["cyst"], PLAN, shots=(1,), episodes=1, absent=2)
+        for some in (free, free[::-1])
+    ]
+    assert made[0] == made[1]
 
 
 def test_supports_are_nested_and_nobody_is_on_both_sides(cohort: Cohort) -> None:
@@ -538,9 +553,37 @@ def test_more_labels_are_of_the_manifest_s_patients_at_its_tolerance(
     monkeypatch.setattr(there, "judge_further", always)
     found = asked.answer({"copied-mask": CopiedMask()}, None, 7.5)
     assert found.further.tolerance == 7.5
+    again = read(found.manifest.text())  # what was judged with more labels can be replayed
+    assert {e.shot for e in again.episodes} == {2}
+    replayed = replay({"copied-mask": CopiedMask()}, again, asked.catalogue, store, tolerance=7.5)
+    assert replayed.cases == found.further.cases
+    assert "with more labels 1, in manifest-further.json, sha256" in there._where(made, found.manifest)
     in_it = {store.patient(asked.catalogue[k]) for k in made.cases}
     assert {c.patient for c in found.further.cases} <= in_it
     assert asked._available("cyst") == 4
+
+
+def test_an_evaluation_stopped_by_sigterm_leaves_nothing_and_says_143(
+    run: Run, cohort: Cohort, tmp_path: Path
+) -> None:
+    rows = [[v.patient, v.image[0], v.mask or "", v.tumour or "none"] for v in cohort.volumes]
+    with (tmp_path / "cohort.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["patient", "image", "mask", "tumor"], *rows])
+    out = tmp_path / "reports" / "report"
+    command = [sys.executable, "-m", "medmeta", "evaluate", str(run.path), str(tmp_path / "cohort.csv")]
+    command += ["--tumor", "cyst", "--shots", "1", "--episodes", "300", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        began = time.monotonic()
+        while not list(out.parent.glob(".report.*/manifest.json")) and process.poll() is None:
+            assert time.monotonic() - began < 240
+            time.sleep(0.05)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # a second one changes nothing
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert not list(out.parent.iterdir())
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import itertools
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from medmeta.evaluation import NAMES, Case, Judged, Part, Picture, Report, advise, cases_csv, render, results
 from medmeta.evaluation.checklist import CLAIM, TRIPOD, items
 from medmeta.evaluation.failures import reason
+from medmeta.evaluation.patients import patient_tables
 from medmeta.evaluation.proof import Proof, Side
 from medmeta.evaluation.viewer import film, reel
 from medmeta.evaluation.words import answer, cautions
@@ -248,6 +252,25 @@ def test_cases_are_written_as_they_were_judged() -> None:
     row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     assert float(row["dice"]) == pytest.approx(judged.cases[0].values["dice"], abs=1e-6)
     assert row["patient"] == judged.cases[0].patient
+
+
+def test_a_patient_with_the_tumour_in_one_of_two_scans_has_it() -> None:
+    after = Case("a", 1, "m", 0, "p", {"dice": None, "false_alarm": 0.0}, truth=False)
+    cases = (after, replace(after, values={"dice": 0.5}, truth=True))
+    (table,) = patient_tables(Judged("segmentation", cases, (), {"m": 1.0}), {"m": "maml"})
+    assert table.rows == (("p", "yes", "0.50", "1"),)
+
+
+def test_a_missing_prediction_is_told_from_a_wrong_one_in_the_table_of_cases() -> None:
+    """Both have Dice 0."""
+    case = Case("a", 1, "m", 0, "p", {"dice": 0.0})
+    rows = list(
+        csv.DictReader(
+            io.StringIO(cases_csv([Judged("segmentation", (case, replace(case, missing=True)), (), {})]))
+        )
+    )
+    assert [(row["dice"], row["missing"]) for row in rows] == [("0.0", "0"), ("0.0", "1")]
+    assert list(rows[0])[-1] == "missing"
 
 
 DRIVE = Path(__file__).with_name("drive_viewer.js")

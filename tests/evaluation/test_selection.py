@@ -15,7 +15,7 @@ from medmeta.episodes import EpisodeError, Examples
 from medmeta.evaluation import EvaluationError, propose
 from medmeta.evaluation.gain import Trial, gains, trials, verdict
 from medmeta.evaluation.medoids import cost, k_medoids
-from medmeta.evaluation.selection import embedding, select, untrained
+from medmeta.evaluation.selection import embedding, one_a_patient, select, untrained
 from medmeta.volumes import Cohort, Store, Volume, make_plan
 
 
@@ -62,6 +62,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
             nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 2, 1, 1])), folder / f"{name}.nii.gz")
         volumes.append(Volume(f"p{n:02d}", (folder / f"{n}.nii.gz",), folder / f"{n}_m.nii.gz", "cyst"))
     return Cohort("made up", tuple(volumes), folder)
+
+
+def test_of_several_series_in_one_folder_the_first_is_the_same_in_any_order() -> None:
+    series = [Volume("p", (Path("study"),), None, "cyst", series=f"1.2.{n}") for n in range(3)]
+    assert one_a_patient(series) == one_a_patient(series[::-1]) == [series[0]]
 
 
 def test_what_is_chosen_stands_for_both_scanners_and_looks_at_no_label(cohort: Cohort) -> None:
