@@ -115,9 +115,8 @@ class Task:
     def _patients(self) -> dict[int, list[list[int]]]:
         """Volumes of each patient of each class; sorted, so that the order of ``volumes`` does not matter."""
         found: dict[int, dict[str, list[int]]] = {}
-        for i in sorted(
-            range(len(self.volumes)), key=lambda i: (self.volumes[i].patient, self.volumes[i].image)
-        ):
+        order = sorted((v.patient, v.image, v.series or "", i) for i, v in enumerate(self.volumes))
+        for *_, i in order:
             found.setdefault(self.labels[i], {}).setdefault(self.volumes[i].patient, []).append(i)
         return {label: list(patients.values()) for label, patients in found.items()}
 

@@ -128,6 +128,14 @@ def test_same_seed_same_episode_in_any_order_of_volumes(
         assert one.support.patients == two.support.patients
 
 
+def test_series_of_one_folder_are_drawn_in_any_order_of_volumes_alike() -> None:
+    folder, mask = Path("study"), Path("mask.dcm")
+    some = [Volume(f"p{n}", (folder,), mask, "cyst", series=f"1.{s}") for n in range(4) for s in range(3)]
+    store = Store(CROPS, salt="")
+    one, two = (segmentation_task(order, "cyst", store).draw(2, seeded(1)) for order in (some, some[::-1]))
+    assert one == two
+
+
 def test_fewer_shots_are_a_part_of_more(volumes: list[Volume], crops: Store) -> None:
     task = segmentation_task(volumes, "glioma", crops)
     few, _ = task.support(1, seeded(5))
