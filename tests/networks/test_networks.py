@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,13 +59,24 @@ def test_an_encoder_sees_how_bright_a_picture_is() -> None:
         ),
         ({"_target_": "torch.nn.Linear", "in_feature": 4}, "in_feature"),
         ({"_target_": "torch.nn.NoSuchThing"}, "NoSuchThing"),
-        ({"_target_": "torch.nn.functional.relu", "_mode_": "callable"}, "a specification of a network"),
+        ({"_target_": "torch.nn.functional.relu"}, "found 'torch.nn.functional.relu'"),
+        ({"_target_": "torch.nn.Linear", "_mode_": "debug"}, "found the key '_mode_'"),
+        ({"_target_": "torch.nn.Linear", "_disabled_": True}, "a specification of a network"),
     ],
 )
 def test_a_specification_runs_nothing_and_says_what_is_wrong(spec: dict[str, object], words: str) -> None:
     with pytest.raises(NetworkError) as caught:
         build(spec)
     assert words in str(caught.value)
+
+
+def test_a_specification_writes_no_file(tmp_path: Path) -> None:
+    """MONAI's networks have functions beside them, and its parser calls whatever is named."""
+    linear = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
+    written = tmp_path / "weights.pt"
+    with pytest.raises(NetworkError, match=r"found 'monai.networks.utils.save_state'. Name a class"):
+        build({"_target_": "monai.networks.utils.save_state", "src": linear, "path": str(written)})
+    assert not written.exists()
 
 
 def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
@@ -87,7 +99,10 @@ def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
 
 def test_group_norm_takes_the_place_of_batch_norm_everywhere() -> None:
     spec = {
-        "_target_": "monai.networks.nets.resnet18",
+        "_target_": "monai.networks.nets.ResNet",
+        "block": "basic",
+        "layers": [1, 1, 1, 1],
+        "block_inplanes": [8, 16, 32, 64],
         "spatial_dims": 2,
         "n_input_channels": 1,
         "num_classes": 3,
