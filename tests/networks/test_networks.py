@@ -14,6 +14,7 @@ from medmeta.networks import (
     NetworkError,
     are_tokens,
     build,
+    encoded,
     encoder,
     feature_size,
     features,
@@ -150,6 +151,50 @@ def test_three_axes_of_a_line_are_a_map() -> None:
     assert not are_tokens(output, (16,))
     assert torch.allclose(features(output, (16,), dense=False), output.mean(2))
     assert feature_size(network) == feature_size(network, (1, 16)) == 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "side", "words"),
+    [
+        (
+            {"_target_": "monai.networks.nets.BasicUNet", "features": [4, 4, 8, 8, 16, 4]},
+            16,
+            "spatial element",
+        ),
+        ({"_target_": "monai.networks.nets.SwinUNETR", "feature_size": 12}, 32, "spatial element"),
+        ({"_target_": "monai.networks.nets.SwinUNETR", "feature_size": 12}, 24, "divisible by 2"),
+        (unet(2, 1, base=4), 20, "Sizes of tensors must match"),
+        (unet(2, 3, base=4), 16, "to have 3 channels, but got 1 channels"),
+        (encoder(2, 1, base=4), 8, "Output size is too small"),
+    ],
+)
+def test_images_of_sizes_that_a_network_does_not_take(spec: dict[str, object], side: int, words: str) -> None:
+    more = {} if "spatial_dims" in spec else {"spatial_dims": 2, "in_channels": 1, "out_channels": 4}
+    with pytest.raises(NetworkError) as caught:
+        encoded(build({**spec, **more}), torch.zeros(2, 1, side, side), dense=False)
+    assert f"found images of {side}x{side} voxels and 1 channel(s): " in str(caught.value)
+    assert words in str(caught.value)
+    assert "a larger patch" in str(caught.value)
+
+
+def test_other_errors_of_a_network_are_its_own() -> None:
+    with pytest.raises(RuntimeError, match="must be on one device"):
+        encoded(Failing(), torch.zeros(1, 2), dense=False)
+
+
+class Failing(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("all tensors must be on one device")
+
+
+def test_a_network_that_writes_into_its_input_is_refused() -> None:
+    first = nn.Sequential(nn.LeakyReLU(inplace=True), nn.Conv2d(1, 4, 1))
+    with pytest.raises(NetworkError, match="leaves its input as it is, found one that writes into"):
+        encoded(first, torch.zeros(1, 1, 4, 4), dense=True)
+    later = nn.Sequential(nn.Conv2d(1, 4, 1), nn.LeakyReLU(inplace=True))
+    assert encoded(later, torch.zeros(1, 1, 4, 4), dense=True).shape == (1, 4, 4, 4)
+    with torch.inference_mode():
+        assert encoded(later, torch.zeros(1, 1, 4, 4), dense=True).shape == (1, 4, 4, 4)
 
 
 def test_group_norm_is_as_precise_as_the_network() -> None:
