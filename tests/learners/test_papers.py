@@ -202,4 +202,4 @@ def test_siamese_is_a_logistic_regression_on_what_is_apart() -> None:
     found = compare.pair_loss(
         compare.pair(torch.from_numpy(one), torch.from_numpy(other)), torch.from_numpy(same).double()
     )
-    assert float(found) == pytest.approx((np.mean(alike) + np.mean(apart)) / 2, rel=1e-10)
+    assert float(found.detach()) == pytest.approx((np.mean(alike) + np.mean(apart)) / 2, rel=1e-10)
