@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from medmeta.clinical.bundle import EXPRESSIONS
-
-HOMES = ("monai.networks.", "torch.nn.", "medmeta.learners.")
-"""Where the parts of a network may come from."""
+from medmeta.networks.spec import HOMES, OURS, is_network_part
 
 _STEPS = (
     "Activationsd AsDiscreted Compose ConcatItemsd CopyItemsd CropForegroundd DeleteItemsd "
@@ -111,29 +106,10 @@ def _text(text: str) -> Iterator[str]:
 def _target(target: Any) -> Iterator[str]:
     if isinstance(target, str) and target in TARGETS:
         return
-    if not isinstance(target, str) or not target.startswith(HOMES):
+    if not isinstance(target, str) or not target.startswith((*HOMES, OURS)):
         yield f"a _target_ that no exported bundle has: {str(target)[:80]!r}"
-    elif not _at_home(target):
+    elif not is_network_part(target, ours=True):
         yield f"a _target_ that is no part of a network: {target[:80]!r}"
-
-
-def _at_home(target: str) -> bool:
-    """Whether a dotted name is a part of a network, of a module's own or handed on from another allowed home.
-
-    A module's imports can be reached by a dotted name, too (``torch.nn.functional.torch.hub.load``): so what
-    is before the last dot must be a module that calls itself by just that name, and what is behind it must
-    say that it was defined in one of the homes (``monai.networks.nets.hovernet.download_url`` was not).
-    """
-    place, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(place)
-    except Exception:  # noqa: BLE001 - whatever an import of something made up, ends in
-        return False
-    found = getattr(module, name, None)
-    home = f"{getattr(found, '__module__', None)}."
-    part = isinstance(found, type) and issubclass(found, nn.Module)
-    ours = place.startswith("medmeta.learners.") and name.endswith("_predictor") and callable(found)
-    return module.__name__ == place and (part or ours) and home.startswith(HOMES)
 
 
 def expressions(metadata: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,15 +81,25 @@ _holding = threading.Lock()
 
 
 @contextmanager
-def still(network: nn.Module) -> Iterator[None]:
-    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random.
+def held(network: nn.Module) -> Iterator[None]:
+    """Let one thread at a time at a network, the same one as often as it asks.
 
-    One thread at a time: another one would find it in this one's mode, or, where it runs with weights that
-    are moving, with those of this one's task.
+    Where a network runs with weights that are moving, another thread would find those of this one's task in
+    it, and would copy them.
     """
     with _holding:
         own = _held.setdefault(network, threading.RLock())
     with own:
+        yield
+
+
+@contextmanager
+def still(network: nn.Module) -> Iterator[None]:
+    """Hold a network in eval mode: a task is a function of its support, so nothing in it is random.
+
+    One thread at a time, as of :func:`held`: another one would find it in this one's mode.
+    """
+    with held(network):
         modes = [(m, m.training) for m in network.modules()]
         network.eval()
         try:
@@ -96,6 +107,12 @@ def still(network: nn.Module) -> Iterator[None]:
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def own_copy(network: nn.Module) -> nn.Module:
+    """Copy a network for a predictor, in eval mode and between two threads' turns at it."""
+    with held(network):
+        return copy.deepcopy(network).eval()
 
 
 @contextmanager

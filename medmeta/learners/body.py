@@ -18,6 +18,8 @@ AIR = 0.13
 WIDTHS = (1.0, 2.5)
 AROUND = 16.0
 """Voxels that a voxel's surroundings reach (standard deviation)."""
+CLOSED = 4
+"""Voxels by which the bright piece is grown and shrunk again."""
 DARK = 0.05
 """Share of the brightest that is added to surroundings, and least share of them that is body."""
 
@@ -45,8 +47,14 @@ def body_mask(image: Image) -> Mask:
         pieces, count = ndimage.label(bright)
         if count:
             largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-            own[:] = ndimage.binary_fill_holes(ndimage.binary_closing(largest, iterations=4))
+            own[:] = ndimage.binary_fill_holes(_closed(largest))
     return made
+
+
+def _closed(mask: Mask) -> Mask:
+    """Close gaps as if there were air around the image: at its border, scipy takes a rim of the body away."""
+    closed = ndimage.binary_closing(np.pad(mask, CLOSED), iterations=CLOSED)
+    return np.asarray(closed[(slice(CLOSED, -CLOSED),) * mask.ndim], bool)
 
 
 def body_places(mask: Mask) -> Maps:

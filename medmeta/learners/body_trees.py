@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import check_support, still
+from medmeta.learners.batch import check_support, own_copy
 from medmeta.learners.body import smooth
 from medmeta.learners.growing import Copying, Growing, Points, Seeing
 from medmeta.learners.one_organ import guided, surest
@@ -200,8 +199,7 @@ class BodyTreesLearner(RidgeLearner):
         if not support.has_extent:
             return super().adapt(support)
         support = in_order(support)
-        with still(self.network):
-            seeing = Seeing(copy.deepcopy(self.network) if self.deep else None, self.places)
+        seeing = Seeing(own_copy(self.network) if self.deep else None, self.places)
         maps, mask = seeing(support.image)
         inside = torch.from_numpy(mask) | (support.label > 0).cpu()
         channels, axes = support.image.shape[1], support.image.ndim - 2

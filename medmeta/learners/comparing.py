@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.errors import nearest
-from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
+from medmeta.learners.batch import Piece, check_support, own_copy, parameter_like, pieces, still, whole
 from medmeta.learners.episodic import CLASSIFY, EpisodicLearner
 from medmeta.learners.loss import example_loss
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import feature_size, features
+from medmeta.networks import encoded, feature_size
 from medmeta.shape import Feature, Image, Logits
 
 
@@ -51,7 +51,7 @@ class ComparingPredictor(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way)``."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=False)
+        feature = encoded(self.network, image, dense=False)
         return self.compare(feature, self.support, self.target)
 
 
@@ -184,7 +184,7 @@ class ComparingLearner(EpisodicLearner):
             feature = torch.cat([self.feature(p.image) for p in parts])
         target = torch.cat([p.target for p in parts])
         return ComparingPredictor(
-            copy.deepcopy(self.network),
+            own_copy(self.network),
             copy.deepcopy(self.compare),
             feature,
             target,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medmeta.episodes.examples import Episode
 from medmeta.learners.batch import check_network, check_support, of_size, parameter_like
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Feature, Image
 
 BOTH = frozenset({"classification", "segmentation"})
@@ -50,7 +50,7 @@ class EpisodicLearner(nn.Module, ABC):
 
     def feature(self, image: Image, *, dense: bool = False) -> Feature:
         """Features of images, in the network's current mode."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        feature = encoded(self.network, image, dense=dense)
         return feature if self.size is None else of_size(feature, self.size)
 
     def positive(self, value: float) -> nn.Parameter:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.learners.head import Head
+from medmeta.networks import output_of
 from medmeta.shape import Image
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -91,7 +92,7 @@ def last_layer(network: nn.Module, image: Image) -> LastLayer | None:
     """
     layers = {name: m for name, m in network.named_modules() if type(m) in LAYERS and m.groups == 1}
     with torch.no_grad(), _listening(layers) as given:
-        output = network(image[:1])
+        output = output_of(network, image[:1])
     tied = _tied(network)
     for name, seen in given.items():
         own = {id(weight) for weight in layers[name].parameters(recurse=False)}

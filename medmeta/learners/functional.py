@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from medmeta.learners.batch import of_size
 from medmeta.learners.folding import LastLayer, last_layer
 from medmeta.learners.head import Head, logits
 from medmeta.learners.metagradient import Weights
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Feature, Image, Logits
 
 
@@ -45,9 +46,12 @@ class Functional:
     ) -> Feature:
         """Features of images ``(n, channel, *voxel)``; ``layer`` has other weights for some places."""
         body = {place: weights[f"network.{name}"] for place, name in self.places.items()} | (layer or {})
-        with torch.autocast(image.device.type, torch.bfloat16) if self.half else nullcontext():
-            output = functional_call(self.network, body, (image,), tie_weights=False)
-        return features(output, tuple(image.shape[2:]), dense=dense).to(image.dtype)
+
+        def run(given: Image) -> Any:
+            with torch.autocast(image.device.type, torch.bfloat16) if self.half else nullcontext():
+                return functional_call(self.network, body, (given,), tie_weights=False)
+
+        return encoded(run, image, dense=dense).to(image.dtype)
 
     def logits(self, weights: Weights, head: Head, image: Image, *, dense: bool) -> Logits:
         """Logits ``(n, way, *space)``, by one layer in place of two where the head can be multiplied in."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from medmeta.learners.batch import (
     check_network,
     check_support,
     fixed_weights,
+    own_copy,
     parameter_like,
     pieces,
     still,
@@ -353,8 +353,7 @@ class GradientLearner(nn.Module):
                 found=f"NaN or infinity at learning rate {self.inner.rate:g}",
                 cure="Lower rate or adapt_steps, or look at the scale of the images.",
             )
-        with still(self.network):
-            network = copy.deepcopy(self.network)
+        network = own_copy(self.network)
         body = {n[8:]: w for n, w in moving.items() if n.startswith("network.")}
         network.load_state_dict(body, strict=False)
         return LinearPredictor(network, Head(moving["head.weight"], moving["head.bias"]), support)

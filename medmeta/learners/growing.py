@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medmeta.learners.batch import parameter_like
 from medmeta.learners.body import body_mask, body_places, contrast, looks
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Image
 
 Points = NDArray[np.float32]
@@ -44,9 +44,7 @@ class Seeing:
         if self.network is not None:
             with torch.no_grad():
                 like = parameter_like(self.network)
-                deep = [
-                    features(self.network(one[None].to(like)), one.shape[1:], dense=True) for one in image
-                ]
+                deep = [encoded(self.network, one[None].to(like), dense=True) for one in image]
             maps.append(torch.cat(deep).float().cpu())
         return torch.cat(maps, 1), mask
 

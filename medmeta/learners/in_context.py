@@ -16,7 +16,7 @@ from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.local_prototype import POOL, onto, places, pooled
 from medmeta.learners.loss import example_loss
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import feature_size, features
+from medmeta.networks import encoded, feature_size
 from medmeta.shape import Image, Logits
 
 WINDOWS = (3, 9)
@@ -102,7 +102,7 @@ class Reading(nn.Module):
 
     def encode(self, image: Image, *, dense: bool) -> Tensor:
         """Images to ``(n, width, *grid)``; one point an image where not dense."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=dense)
+        feature = encoded(self.network, image, dense=dense)
         feature = of_size(feature, self.into.layer.in_features)
         grid = pooled(feature, self.stride) if dense else feature[..., None]
         made = self.into(F.normalize(grid, dim=1, eps=1e-6) * grid.shape[1] ** 0.5)

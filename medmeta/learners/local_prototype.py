@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import check_support, parameter_like, still, whole
+from medmeta.learners.batch import check_support, own_copy, parameter_like, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.loss import balance, example_loss
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Feature, Image, Logits
 
 POOL = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -112,7 +111,7 @@ class Encoding(nn.Module):
 
     def forward(self, image: Image, *, dense: bool) -> Feature:
         """``(n, feature, *coarse)``; one point an image where not dense."""
-        feature = features(self.network(image), tuple(map(int, image.shape[2:])), dense=dense)
+        feature = encoded(self.network, image, dense=dense)
         feature = feature if dense else feature[..., None]
         feature = F.normalize(pooled(feature, self.stride), dim=1, eps=1e-6)
         if self.place is not None and dense:
@@ -241,7 +240,7 @@ class LocalPrototypeLearner(EpisodicLearner):
             )
             made = local_prototypes(feature, self._coarse(all_of_it.target), self.window, self.share)
             place = None if self.log_place is None else nn.Parameter(self.log_place.detach().clone())
-            encoding = Encoding(copy.deepcopy(self.network), place, self.stride)
+            encoding = Encoding(own_copy(self.network), place, self.stride)
             return LocalPrototypePredictor(encoding, *made, self.log_gain.exp(), support.segments)
 
     def episode_loss(self, episode: Episode) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners.head import Head, head_module
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Image, Logits
 
 
@@ -33,7 +33,7 @@ class LinearPredictor(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way, *space)``."""
-        feature = features(self.network(image), tuple(image.shape[2:]), dense=self.dense)
+        feature = encoded(self.network, image, dense=self.dense)
         return self.head(self.between(feature))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.errors import nearest
-from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
+from medmeta.learners.batch import Piece, check_support, own_copy, parameter_like, pieces, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.head import Head, class_means, logits, prototype_head
 from medmeta.learners.loss import example_loss
@@ -69,7 +68,7 @@ class PrototypeLearner(EpisodicLearner):
         with torch.no_grad(), still(self.network):
             head = self._head(pieces(support, parameter_like(self.network)))
         between = unit_length(head.weight.shape[1], dense=support.segments) if self.cosine else None
-        return LinearPredictor(copy.deepcopy(self.network), head, support, between=between)
+        return LinearPredictor(own_copy(self.network), head, support, between=between)
 
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the loss of the queries after learning from the support, with its graph."""

@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Examples
-from medmeta.learners.batch import check_support, fixed_weights, parameter_like, pieces, still
+from medmeta.learners.batch import check_support, fixed_weights, own_copy, parameter_like, pieces, still
 from medmeta.learners.growing import Growing, sampled
 from medmeta.learners.head import Head
 from medmeta.learners.local_prototype import POOL, places
@@ -18,7 +18,7 @@ from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.ridge import RidgeLearner
 from medmeta.learners.safeguard import FineTuning, enough, in_order, walk
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Image, Logits
 
 SCALES = (3, 7, 15)
@@ -96,7 +96,7 @@ class RefinedPredictor(nn.Module):
 
 def tree_features(network: nn.Module, image: Image) -> Tensor:
     """What trees see of one image ``(1, channel, *voxel)``: ``(voxels, features)``, float32 on the CPU."""
-    deep = features(network(image), tuple(image.shape[2:]), dense=True)
+    deep = encoded(network, image, dense=True)
     both = torch.cat([pixel_features(image), deep], 1)
     return both[0].flatten(1).T.float().cpu()
 
@@ -172,7 +172,7 @@ class RefinedRidgeLearner(RidgeLearner):
 
     def _start(self, support: Examples) -> tuple[nn.Module, Head]:
         with torch.no_grad(), still(self.network):
-            return self.network, self._head(pieces(support, parameter_like(self.network)))
+            return own_copy(self.network), self._head(pieces(support, parameter_like(self.network)))
 
     def _grow(self, network: nn.Module, support: Examples) -> ExtraTreesClassifier:
         """Fit trees to voxels of the support."""

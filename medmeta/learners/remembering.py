@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import check_support, parameter_like, pieces, still, whole
+from medmeta.learners.batch import check_support, own_copy, parameter_like, pieces, still, whole
 from medmeta.learners.episodic import CLASSIFY, EpisodicLearner
 from medmeta.learners.loss import example_loss
 from medmeta.learners.memory import Memory, State
 from medmeta.learners.protocol import LearnerError
-from medmeta.networks import feature_size, features
+from medmeta.networks import encoded, feature_size
 from medmeta.shape import Feature, Image, Logits
 
 
@@ -42,7 +42,7 @@ class MemoryPredictor(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Images ``(n, channel, *voxel)`` to logits ``(n, way)``."""
-        feature = features(self.network(image), tuple(map(int, image.shape[2:])), dense=False)
+        feature = encoded(self.network, image, dense=False)
         carried = dict(self.named_buffers(recurse=False))
         before = carried.pop("before")
         logits: Tensor = self.controller.recall(feature[None], before, State(**carried), self.way)[0]
@@ -128,7 +128,7 @@ class MemoryLearner(EpisodicLearner):
         with torch.no_grad(), still(self.network):
             feature = torch.cat([self.feature(p.image) for p in parts])[order]
         target = torch.cat([p.target for p in parts])[order]
-        return MemoryPredictor(copy.deepcopy(self.network), copy.deepcopy(self.memory), feature, target)
+        return MemoryPredictor(own_copy(self.network), copy.deepcopy(self.memory), feature, target)
 
     def backward(self, episodes: Sequence[Episode], *, scale: float) -> Tensor:
         """Add ``scale`` x the summed gradient of the query losses to ``.grad``; give the ``(t,)`` losses."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import Piece, check_support, parameter_like, pieces, still, whole
+from medmeta.learners.batch import Piece, check_support, own_copy, parameter_like, pieces, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.head import Head, logits
 from medmeta.learners.loss import example_loss
@@ -92,7 +91,7 @@ class RidgeLearner(EpisodicLearner):
         check_support(support)
         with torch.no_grad(), still(self.network):
             head = self._head(pieces(support, parameter_like(self.network)))
-        return LinearPredictor(copy.deepcopy(self.network), head, support)
+        return LinearPredictor(own_copy(self.network), head, support)
 
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the loss of the queries after learning from the support, with its graph."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from medmeta.learners.head import Head, logits
 from medmeta.learners.loss import example_loss
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
-from medmeta.networks import features
+from medmeta.networks import encoded
 from medmeta.shape import Image
 
 VIEW = Augment(flip=True, gain=0.2, bias=0.2, rotate=20.0, scale=0.2)
@@ -66,12 +65,12 @@ SAFEGUARD = FineTuning(steps=60, rate=3e-3)
 structure trained on; Dice with 5 labels 0.18 without, 0.53 after 30 steps at 2e-3, 0.69 after 60 at 3e-3)."""
 
 Start = Callable[[Examples], tuple[nn.Module, Head]]
-"""A support to the network and head that fine-tuning starts from; neither is changed."""
+"""A support to the network that fine-tuning moves, one of its own, and the head that it starts from."""
 
 
 def guess(network: nn.Module, head: Head, image: Image, *, dense: bool) -> Tensor:
     """Logits ``(n, way, *space)`` of a network and a head beside it."""
-    return logits(features(network(image), tuple(image.shape[2:]), dense=dense), head)
+    return logits(encoded(network, image, dense=dense), head)
 
 
 def walk(
@@ -86,8 +85,8 @@ def walk(
     ``fixed`` weights of it stay as they are. The rate falls over the second half of the most steps there may
     be, however many are taken: a number of steps is judged and then taken at the same rates.
     """
-    began, first = start(support)
-    network = copy.deepcopy(began).eval()
+    network, first = start(support)
+    network.eval()
     for name, weight in network.named_parameters():
         weight.requires_grad_(name not in fixed)
     head = Head(*(w.detach().clone().requires_grad_() for w in first))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from medmeta.episodes.examples import Episode, Examples
+from medmeta.learners.batch import held
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 
@@ -124,7 +125,8 @@ def _walk(learner: GradientLearner, episode: Episode, steps: Sequence[int]) -> I
 
 
 def _changed(learner: GradientLearner, **changes: Any) -> GradientLearner:
-    changed = copy.deepcopy(learner)
+    with held(learner.network):
+        changed = copy.deepcopy(learner)
     changed.inner = replace(learner.inner, **changes)
     changed.options = asdict(changed.inner)
     return changed

@@ -3,9 +3,11 @@
 from medmeta.networks.feature import (
     NetworkError,
     are_tokens,
+    encoded,
     feature_size,
     features,
     group_norm,
+    output_of,
     running_statistics,
 )
 from medmeta.networks.spec import build, encoder, lesion_encoder, unet
@@ -14,11 +16,13 @@ __all__ = [
     "NetworkError",
     "are_tokens",
     "build",
+    "encoded",
     "encoder",
     "feature_size",
     "features",
     "group_norm",
     "lesion_encoder",
+    "output_of",
     "running_statistics",
     "unet",
 ]

@@ -4,18 +4,97 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medmeta.errors import MedmetaError
-from medmeta.shape import Feature
+from medmeta.shape import Feature, Image
 
 
 class NetworkError(MedmetaError):
     """A network that cannot be built, or that does not keep the shape law."""
+
+
+_SIZES = (
+    "spatial element",
+    "must match",
+    "must be divisible",
+    "can't be greater than actual input size",
+    "Output size is too small",
+    "shapes cannot be multiplied",
+    "channels instead",
+)
+"""Words of torch and MONAI where images are of sizes that a network does not take."""
+
+
+def encoded(network: Callable[[Tensor], Any], image: Image, *, dense: bool) -> Feature:
+    """Run a backbone and read what it gives as :func:`features`.
+
+    Args:
+        network: the backbone, or a function that runs it.
+        image: ``(n, channel, *voxel)``.
+        dense: whether features are wanted on the voxel grid.
+
+    Raises:
+        NetworkError: besides, as of :func:`output_of`.
+
+    Example:
+        >>> encoded(nn.Conv2d(1, 4, 3, padding=1), torch.zeros(2, 1, 8, 8), dense=False).shape
+        torch.Size([2, 4])
+    """
+    return features(output_of(network, image), tuple(map(int, image.shape[2:])), dense=dense)
+
+
+def output_of(network: Callable[[Tensor], Any], image: Image) -> Any:
+    """Run a backbone on images that stay as they are.
+
+    A network may write into its own layers' outputs (an activation in place) but not into its input: the
+    next inner step would see other images, and whoever gave them has others from then on.
+
+    Args:
+        network: the backbone, or a function that runs it.
+        image: ``(n, channel, *voxel)``.
+
+    Raises:
+        NetworkError: where the network writes into the images, or where they are too small for it or of other
+            channels.
+    """
+    if torch.compiler.is_compiling() or image.is_inference():  # neither counts how often it was written to
+        return network(image)
+    before = image._version
+    try:
+        output = network(image)
+    except (RuntimeError, ValueError) as error:
+        if any(words in str(error) for words in _SIZES):
+            raise _of_other_sizes(image, error) from error
+        if "mutate a captured Tensor" in str(error):  # in a batch of tasks torch.func sees it first
+            raise _written_into() from error
+        raise
+    if image._version != before:
+        raise _written_into()
+    return output
+
+
+def _written_into() -> NetworkError:
+    return NetworkError(
+        "a network that leaves its input as it is",
+        found="one that writes into the images it is given, as 'x *= 2' or a first layer in place does",
+        cure="Write 'x = x * 2', or build that layer with inplace=False.",
+    )
+
+
+def _of_other_sizes(image: Image, error: Exception) -> NetworkError:
+    size = "x".join(map(str, image.shape[2:]))
+    voxels = f" of {size} voxels" if size else ""
+    return NetworkError(
+        "images large enough for this network, of sides and channels that it takes",
+        found=f"images{voxels} and {image.shape[1]} channel(s): {' '.join(str(error).split())[:200]}",
+        cure="Give larger ones (a larger patch) whose sides it can halve, or take a network that halves "
+        "less, e.g. medmeta.networks.unet or encoder.",
+    )
 
 
 def features(output: Any, voxel: tuple[int, ...], *, dense: bool) -> Feature:
@@ -100,9 +179,10 @@ def feature_size(network: nn.Module, image_shape: Sequence[int] | None = None) -
     if image_shape is not None:
         training = network.training
         with torch.no_grad():
-            output = network.eval()(torch.zeros(2, *image_shape))
-        network.train(training)
-        return features(output, tuple(image_shape[1:]), dense=False).shape[1]
+            try:
+                return encoded(network.eval(), torch.zeros(2, *image_shape), dense=False).shape[1]
+            finally:
+                network.train(training)
     for module in reversed(list(network.modules())):
         if next(module.parameters(recurse=False), None) is not None and (size := _size_after(module)):
             return size

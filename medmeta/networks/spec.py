@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pydoc
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +11,9 @@ from torch import nn
 
 from medmeta.networks.feature import NetworkError
 
-HOMES = ("monai.", "torch.nn.")
+HOMES = ("monai.networks.", "torch.nn.")
 """Where a network may come from: what a hospital that has only MONAI has, too."""
-PARTS = ("monai.networks.", "torch.nn.")
-"""Where what it is made of must have been defined."""
-OURS = ("medmeta.learners.",)
+OURS = "medmeta.learners."
 """Where predictors are defined that no other package has."""
 
 
@@ -42,7 +40,7 @@ def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
             found=f"the keys {', '.join(sorted(map(str, plain))) or 'none'}",
             cure="Write e.g. {'_target_': 'monai.networks.nets.UNet', 'spatial_dims': 3, ...}.",
         )
-    _check(plain, OURS if ours else ())
+    _check(plain, ours)
     try:
         network = _parsed(plain)
     except (RuntimeError, ModuleNotFoundError) as error:
@@ -74,7 +72,7 @@ def _parsed(spec: Mapping[str, Any]) -> Any:
     return ConfigParser({"network": spec}).get_parsed_content("network")
 
 
-def _check(value: Any, more: tuple[str, ...] = ()) -> None:
+def _check(value: Any, ours: bool) -> None:
     """Refuse what would run code or come from elsewhere."""
     if isinstance(value, str) and value.startswith(("$", "@", "%")):
         raise NetworkError(
@@ -82,31 +80,53 @@ def _check(value: Any, more: tuple[str, ...] = ()) -> None:
         )
     if isinstance(value, Mapping):
         target = value.get("_target_")
-        if "_target_" in value and not _is_network_part(target, more):
+        if "_target_" in value and not is_network_part(target, ours=ours):
             raise NetworkError(
                 "a network of MONAI or torch.nn",
                 found=repr(target),
-                cure="Name a class under monai. or torch.nn., or pass your own nn.Module in Python.",
+                cure="Name a class under monai.networks. or torch.nn., e.g. monai.networks.nets.ResNet where "
+                "there is a function resnet18, too, or pass your own nn.Module in Python.",
+            )
+        if "_mode_" in value:  # MONAI would hand over the class itself, or call it in a debugger
+            raise NetworkError(
+                "a specification that is built as it is", found="the key '_mode_'", cure="Leave it out."
             )
         for item in value.values():
-            _check(item, more)
+            _check(item, ours)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check(item, more)
+            _check(item, ours)
 
 
-def _is_network_part(target: object, more: tuple[str, ...]) -> bool:
-    """Whether MONAI's networks or ``torch.nn`` define what a dotted name means.
+def is_network_part(target: object, *, ours: bool = False) -> bool:
+    """Whether a dotted name is that of a class of networks, of a module's own or handed on from another one.
 
-    ``monai.utils.os.system`` begins right and is Python's own; ``monai.apps.utils.download`` is no network.
+    A module's imports can be reached by a dotted name, too (``torch.nn.functional.torch.hub.load``): so what
+    is before the last dot must be a module that calls itself by just that name, and what is behind it must
+    say that it was defined in one of the homes (``monai.networks.nets.hovernet.download_url`` was not). A
+    function does what it likes: ``monai.networks.utils.save_state`` writes a file.
+
+    Args:
+        target: what stands for ``_target_``.
+        ours: take the functions of :mod:`medmeta.learners` that make predictors, too.
+
+    Example:
+        >>> is_network_part("torch.nn.Linear"), is_network_part("torch.nn.functional.relu")
+        (True, False)
     """
-    if not isinstance(target, str) or not target.startswith((*HOMES, *more)):
+    homes = (*HOMES, OURS) if ours else HOMES
+    if not isinstance(target, str) or not target.startswith(homes):
         return False
+    place, _, name = target.rpartition(".")
     try:
-        found = pydoc.locate(target)
-    except pydoc.ErrorDuringImport:
+        module = importlib.import_module(place)
+    except Exception:  # noqa: BLE001 - whatever an import of something made up, ends in
         return False
-    return found is None or str(getattr(found, "__module__", "")).startswith((*PARTS, *more))
+    found = getattr(module, name, None)
+    part = isinstance(found, type) and issubclass(found, nn.Module)
+    made = place.startswith(OURS) and name.endswith("_predictor") and callable(found)
+    home = f"{getattr(found, '__module__', None)}."
+    return module.__name__ == place and (part or made) and home.startswith(homes)
 
 
 def unet(spatial_dims: int, channels: int, base: int = 8, *, feature: int | None = None) -> dict[str, Any]:

@@ -161,6 +161,36 @@ def test_the_body_of_a_volume() -> None:
     assert places[0, 3, 8, 8, 8] > places[0, 3, 4, 4, 4]
 
 
+@pytest.mark.parametrize("slices", [1, 6, 12])
+def test_a_body_that_goes_on_beyond_the_scan(slices: int) -> None:
+    """A body reaches the first and last slice of its scan, and often the sides of the picture."""
+    image = torch.zeros(1, 1, 32, 32, slices)
+    image[:, :, 8:, 6:26] = 1 + torch.rand(24, 20, slices) / 10
+    mask = body_mask(image)[0]
+    shown = np.zeros((32, 32, slices), bool)
+    shown[8:, 6:26] = True
+    assert mask[shown].all()
+    assert not mask[:5].any()
+    assert not mask[:, :3].any()
+    assert not mask[:, 29:].any()
+
+
+def test_a_lesion_in_the_first_slice_is_found() -> None:
+    def scan(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.zeros(1, 1, 24, 24, 6)
+        image[:, :, 4:20, 4:20] = (
+            1 + torch.rand(16, 16, 6, generator=torch.Generator().manual_seed(seed)) / 10
+        )
+        label = torch.zeros(1, 24, 24, 6, dtype=torch.int64)
+        label[:, 8:16, 8:16, :3] = 1
+        return image + label.unsqueeze(1), label
+
+    image, label = scan(1)
+    predictor = learner().adapt(Examples(image, label, ("background", "tumour")))
+    image, label = scan(2)
+    assert dice(predictor(image)[..., :1], label[..., :1]) > 0.8
+
+
 def test_looks_of_a_flat_image() -> None:
     made = looks(torch.full((1, 1, 12, 12), 3.0))[0]
     np.testing.assert_allclose(made[:3], 3.0, rtol=1e-5)

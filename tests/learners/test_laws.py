@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import (
     Learner,
     LearnerError,
+    batch,
     comparing,
     create_learner,
     gradient,
@@ -25,8 +29,9 @@ from medmeta.learners import (
     remembering,
     ridge,
     safeguard,
+    tune_rates,
 )
-from medmeta.learners.batch import Piece, pieces
+from medmeta.learners.batch import Piece, pieces, still
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.networks import build, encoder, unet
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
@@ -336,6 +341,56 @@ def test_threads_that_share_a_learner_adapt_each_to_its_own_support() -> None:
         close(one, other, 1e-9)
     assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items())
     assert all(module.training for module in learner.network.modules())
+
+
+@pytest.mark.parametrize("name", ["prototypical", "ridge", "local-prototype", "refined-ridge"])
+def test_learners_that_share_a_network_copy_it_as_it_is(name: str) -> None:
+    """Copied while another learner's weights are in it, it was that one's, or torch refused to copy it."""
+    network, support = conv(feature=16), lesions(side=8)
+    moving = create_learner("proto-maml", network, rate=0.5, adapt_steps=10)
+    other = create_learner(name, network, **({"steps": 1} if name == "refined-ridge" else {}))
+    image, often = lesions(side=8, seed=9).image.double(), sys.getswitchinterval()
+    alone = other.adapt(support)(image)
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            busy = [pool.submit(moving.adapt, support) for _ in range(4)]
+            found = []
+            while not all(job.done() for job in busy) or not found:
+                found.append(other.adapt(support)(image))
+    finally:
+        sys.setswitchinterval(often)
+    for one in found:
+        close(one, alone, 1e-9)
+
+
+def test_tuning_copies_a_learner_as_it_is() -> None:
+    """A copy waits for whoever has other weights in the network."""
+    learner, inside, done = create_learner("proto-maml", conv(feature=16)), Event(), Event()
+
+    def lend() -> None:
+        with still(learner.network):
+            inside.set()
+            done.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(lend)
+        inside.wait(60)
+        tuned = pool.submit(tune_rates, learner, [episode(lesions, side=8)], rates=[0.1], steps=[1])
+        assert not wait([tuned], 0.2).done
+        done.set()
+        assert tuned.result(60).options["adapt_steps"] == 1
+
+
+def test_turns_at_a_network_are_forgotten_with_it() -> None:
+    network = conv()
+    create_learner("prototypical", network).adapt(lesions(side=8))
+    assert network in batch._held
+    gone, count = weakref.ref(network), len(batch._held)
+    del network
+    gc.collect()
+    assert gone() is None
+    assert len(batch._held) < count
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, EpisodeError, Examples
+from medmeta.errors import MedmetaError
 from medmeta.learners import LearnerError, create_learner, learner_names, load_weights, tune_rates
 from medmeta.networks import NetworkError, build, encoder, feature_size, group_norm, unet
 from tests.learners.tasks import conv, episode, lesions, mlp, pictures, vectors
@@ -155,6 +157,46 @@ def test_features_by_name(name: str) -> None:
         NetworkError, match=r"a tensor of features.*found a dict.*forward returns that tensor"
     ):
         create_learner(name, Named(by_name=True)).adapt(vectors())
+
+
+class Halving(nn.Module):
+    """Writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        image *= 0.5
+        return self.layer(image)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((n, {}) for n in learner_names("segmentation")), ("body-trees", {"deep": True})]
+)
+def test_a_network_that_writes_into_the_support(name: str, options: dict[str, Any]) -> None:
+    """It sees other images at each step; whoever looks at voxels alone does not mind."""
+    support = lesions()
+    known = {"way": 2, "classes": support.classes} if name.startswith("pretrain") else {}
+    learner = create_learner(name, Halving(), **options, **known)
+    if name in ("ranked-regions", "body-trees") and not options:
+        learner.adapt(support)
+    else:
+        with pytest.raises(NetworkError, match="leaves its input as it is"):
+            learner.adapt(support)
+    if name not in ("ranked-regions", "body-trees"):
+        with pytest.raises(MedmetaError, match=r"leaves its input as it is|something to meta-learn"):
+            learner.backward([Episode(support, support)], scale=1.0)
+
+
+@pytest.mark.parametrize("backend", ["loop", "recompute", "batched"])
+def test_a_network_that_writes_into_the_pictures_of_a_task(backend: str) -> None:
+    task = episode(pictures)
+    learner = create_learner(
+        "maml", nn.Sequential(Halving(), nn.Flatten()).double(), feature=1024, backend=backend
+    )
+    with pytest.raises(NetworkError, match="leaves its input as it is"):
+        learner.backward([task, task], scale=1.0)
 
 
 def test_steps_that_run_away() -> None:

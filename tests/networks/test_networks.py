@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from medmeta.networks import (
     NetworkError,
     are_tokens,
     build,
+    encoded,
     encoder,
     feature_size,
     features,
@@ -58,13 +60,24 @@ def test_an_encoder_sees_how_bright_a_picture_is() -> None:
         ),
         ({"_target_": "torch.nn.Linear", "in_feature": 4}, "in_feature"),
         ({"_target_": "torch.nn.NoSuchThing"}, "NoSuchThing"),
-        ({"_target_": "torch.nn.functional.relu", "_mode_": "callable"}, "a specification of a network"),
+        ({"_target_": "torch.nn.functional.relu"}, "found 'torch.nn.functional.relu'"),
+        ({"_target_": "torch.nn.Linear", "_mode_": "debug"}, "found the key '_mode_'"),
+        ({"_target_": "torch.nn.Linear", "_disabled_": True}, "a specification of a network"),
     ],
 )
 def test_a_specification_runs_nothing_and_says_what_is_wrong(spec: dict[str, object], words: str) -> None:
     with pytest.raises(NetworkError) as caught:
         build(spec)
     assert words in str(caught.value)
+
+
+def test_a_specification_writes_no_file(tmp_path: Path) -> None:
+    """MONAI's networks have functions beside them, and its parser calls whatever is named."""
+    linear = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
+    written = tmp_path / "weights.pt"
+    with pytest.raises(NetworkError, match=r"found 'monai.networks.utils.save_state'. Name a class"):
+        build({"_target_": "monai.networks.utils.save_state", "src": linear, "path": str(written)})
+    assert not written.exists()
 
 
 def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
@@ -87,7 +100,10 @@ def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
 
 def test_group_norm_takes_the_place_of_batch_norm_everywhere() -> None:
     spec = {
-        "_target_": "monai.networks.nets.resnet18",
+        "_target_": "monai.networks.nets.ResNet",
+        "block": "basic",
+        "layers": [1, 1, 1, 1],
+        "block_inplanes": [8, 16, 32, 64],
         "spatial_dims": 2,
         "n_input_channels": 1,
         "num_classes": 3,
@@ -135,6 +151,50 @@ def test_three_axes_of_a_line_are_a_map() -> None:
     assert not are_tokens(output, (16,))
     assert torch.allclose(features(output, (16,), dense=False), output.mean(2))
     assert feature_size(network) == feature_size(network, (1, 16)) == 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "side", "words"),
+    [
+        (
+            {"_target_": "monai.networks.nets.BasicUNet", "features": [4, 4, 8, 8, 16, 4]},
+            16,
+            "spatial element",
+        ),
+        ({"_target_": "monai.networks.nets.SwinUNETR", "feature_size": 12}, 32, "spatial element"),
+        ({"_target_": "monai.networks.nets.SwinUNETR", "feature_size": 12}, 24, "divisible by 2"),
+        (unet(2, 1, base=4), 20, "Sizes of tensors must match"),
+        (unet(2, 3, base=4), 16, "to have 3 channels, but got 1 channels"),
+        (encoder(2, 1, base=4), 8, "Output size is too small"),
+    ],
+)
+def test_images_of_sizes_that_a_network_does_not_take(spec: dict[str, object], side: int, words: str) -> None:
+    more = {} if "spatial_dims" in spec else {"spatial_dims": 2, "in_channels": 1, "out_channels": 4}
+    with pytest.raises(NetworkError) as caught:
+        encoded(build({**spec, **more}), torch.zeros(2, 1, side, side), dense=False)
+    assert f"found images of {side}x{side} voxels and 1 channel(s): " in str(caught.value)
+    assert words in str(caught.value)
+    assert "a larger patch" in str(caught.value)
+
+
+def test_other_errors_of_a_network_are_its_own() -> None:
+    with pytest.raises(RuntimeError, match="must be on one device"):
+        encoded(Failing(), torch.zeros(1, 2), dense=False)
+
+
+class Failing(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("all tensors must be on one device")
+
+
+def test_a_network_that_writes_into_its_input_is_refused() -> None:
+    first = nn.Sequential(nn.LeakyReLU(inplace=True), nn.Conv2d(1, 4, 1))
+    with pytest.raises(NetworkError, match="leaves its input as it is, found one that writes into"):
+        encoded(first, torch.zeros(1, 1, 4, 4), dense=True)
+    later = nn.Sequential(nn.Conv2d(1, 4, 1), nn.LeakyReLU(inplace=True))
+    assert encoded(later, torch.zeros(1, 1, 4, 4), dense=True).shape == (1, 4, 4, 4)
+    with torch.inference_mode():
+        assert encoded(later, torch.zeros(1, 1, 4, 4), dense=True).shape == (1, 4, 4, 4)
 
 
 def test_group_norm_is_as_precise_as_the_network() -> None:
