@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medmeta.evaluation.medoids import k_medoids
 from medmeta.evaluation.protocol import EvaluationError
-from medmeta.networks import build, features, unet
+from medmeta.networks import build, encoded, unet
 from medmeta.volumes import Plan, Prepared, Store, Volume
 from medmeta.volumes.progress import Track, silent
 
@@ -116,13 +116,13 @@ def embedding(network: nn.Module, plan: Plan) -> Embed:
     window = SlidingWindowInferer(plan.patch, sw_batch_size=4, overlap=0.0)
 
     def dense(image: Tensor) -> Any:
-        return features(network(image), tuple(image.shape[2:]), dense=True)
+        return encoded(network, image, dense=True)
 
     def embed(scan: Prepared) -> NDArray[np.float64]:
         with torch.no_grad():
             image = scan.image[None]
             if plan.whole:
-                return features(network(image), tuple(image.shape[2:]), dense=False)[0].double().numpy()
+                return encoded(network, image, dense=False)[0].double().numpy()
             flat = torch.as_tensor(window(image, dense))[0].flatten(1).double()
         return torch.cat([flat.mean(1), flat.std(1)]).numpy()
 
