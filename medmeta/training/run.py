@@ -149,7 +149,7 @@ class Folder:
         """Append one line of JSON, and the same to TensorBoard."""
         if not self.writes:
             return
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -221,7 +221,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             cure="Give what 'medmeta train' wrote.",
         )
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         version = config["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError("a run's config.json", found="another file", cure="Train again.") from error
