@@ -172,7 +172,7 @@ def _image(series: Any, channels: int) -> Any:
 
 
 def read_channels(paths: Sequence[Path], channels: int = 1) -> tuple[Any, tuple[str, ...]]:
-    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is worth knowing of its files.
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is to be known of its files.
 
     Args:
         paths: one a channel, or one NIfTI with the channels on its fourth axis.

@@ -15,10 +15,8 @@ TISSUE: Kind = ("Tissue", "Tissue")
 
 _NEOPLASM = re.compile(r"(tum(ou?r|eur)|neoplas|cancer|carcino|metasta)|\w+omas?$")
 _LESION = re.compile(r"lesions?$|nodules?$|mass(es)?$")
-_NONE = frozenset(
-    "atheroma coma glaucoma granuloma haematoma hematoma hygroma scotoma seroma soma stoma stroma trachoma".split()
-)
-"""Ends like a tumour's name, and is none."""
+_NONE = frozenset({"atheroma", "coma", "glaucoma", "granuloma", "haematoma", "hematoma", "hygroma", "seroma"})
+"""Of those that end like a tumour's name, what is none."""
 _DENIED = frozenset({"free", "no", "non", "not", "without"})
 
 
