@@ -24,7 +24,7 @@ def quickstart(
 
     written = run(out, seed=seed, data=data, track=Bar(), say=log.print)
     log.print(f"Report: {plain(str(written / 'report.html'))}", soft_wrap=True)
-    ran = json.loads((written / "results.json").read_text())["bundle"]["ran"]
+    ran = json.loads((written / "results.json").read_text(encoding="utf-8"))["bundle"]["ran"]
     raise typer.Exit(int(not ran))
 
 

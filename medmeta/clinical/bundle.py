@@ -20,6 +20,7 @@ CARD = "docs/README.md"
 DATA_LICENCE = "docs/data_license.txt"
 LICENCE = "LICENSE"
 MANIFEST = "manifest.json"
+TASKS = ("segmentation", "classification")
 FILES = (METADATA, INFERENCE, STATE, TENSORS, CARD, DATA_LICENCE, LICENCE)
 """What every bundle has, besides the manifest that lists them."""
 OPTIONAL = (SCRIPT, ONNX, LIKENESS)

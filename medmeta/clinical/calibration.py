@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medmeta.clinical.confidence import Confidence, Moments, foldable, likeness, through
+from medmeta.clinical.confidence import OWN, Confidence, Moments, foldable, likeness, through
 from medmeta.clinical.whole import seen_texture, seen_whole
 from medmeta.clinical.windows import body, planes
 from medmeta.episodes import Examples
@@ -105,7 +105,7 @@ def calibrate(
     scans: dict[str, list[Tensor]] = {patient: [] for patient in patients}
     for one in prepared:
         scans[one.patient].append(_look(network, plan, one, len(support.classes))[1])
-    like = likeness(list(scans.values()), 2 * plan.inputs)
+    like = likeness(list(scans.values()), OWN * plan.inputs)
     left_out: list[LeftOut] = []
     asked = 0
     for patient in patients[:FOLDS] if len(patients) > 1 else []:

@@ -43,8 +43,7 @@ _SOMETHING = """\
 This bundle holds no image as it was taken, but it holds {held}.
 That was made from single patients' scans and annotations, and goes wherever the bundle goes.
 """
-_DATA_LICENCE = """\
-{held}
+_TO_NAME = """\
 Its weights were learnt from data that their owners licensed to whoever made it; that licence, and any
 condition it puts on the weights, is to be named here before the bundle is handed on.
 """
@@ -66,7 +65,17 @@ def data_licence(held: str | None) -> str:
     Args:
         held: as :func:`held_of` says it.
     """
-    return _DATA_LICENCE.format(held=_SOMETHING.format(held=held) if held else _NOTHING)
+    return f"{_SOMETHING.format(held=held) if held else _NOTHING}\n{_TO_NAME}"
+
+
+def names_licence(text: str) -> bool:
+    """Whether somebody has named a licence in what :func:`data_licence` of any version said.
+
+    Example:
+        >>> names_licence(data_licence(None)), names_licence("CC BY 4.0, the owners")
+        (False, True)
+    """
+    return not text.endswith(_TO_NAME)
 
 
 def card(metadata: Mapping[str, Any], plan: Plan, held: str | None = None) -> str:

@@ -44,17 +44,32 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
     given = list(inputs)
     remote = [one for one in given if isinstance(one, Study)]
     local = [files_of(one) for one in given if not isinstance(one, Study)]
-    absolute = [tuple(p.absolute() for p in case) for case in local]
-    if not given or not all(local) or len({*absolute, *remote}) != len(given):
-        raise BundleError(
-            "one or more different scans",
-            found=f"{len(given)} with doubles" if given else "none",
-            cure="Name each scan once.",
-        )
+    if not given or not all(local):
+        raise BundleError("one or more scans", found="none", cure="Name a file or folder for each.")
+    _refuse_doubles([one if isinstance(one, Study) else _absolute(one) for one in given])
     secret = _secret(out) if remote else b""
-    named = iter(zip(_apart([_parts(case[0]) for case in absolute]), local, strict=True))
+    named = iter(zip(_apart([_parts(case[0].absolute()) for case in local]), local, strict=True))
     # in the order that they are given in: so are the masks
     return dict((one.case(secret), one) if isinstance(one, Study) else next(named) for one in given)
+
+
+def _absolute(given: Input | Sequence[Input]) -> tuple[Path, ...]:
+    return tuple(path.absolute() for path in files_of(given))
+
+
+def _refuse_doubles(cases: Sequence[Source]) -> None:
+    """Refuse a scan that is there twice; said by its place, for a path may name the patient."""
+    places: dict[Source, list[int]] = {}
+    for place, case in enumerate(cases, start=1):
+        places.setdefault(case, []).append(place)
+    doubles = [" and ".join(map(str, where)) for where in places.values() if len(where) > 1]
+    if doubles:
+        more = f"; and {len(doubles) - 3} more that are there again" if len(doubles) > 3 else ""
+        raise BundleError(
+            f"{len(cases)} different scans",
+            found=f"the same one at places {'; at '.join(doubles[:3])}{more}",
+            cure="Name each scan once.",
+        )
 
 
 def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
@@ -137,7 +152,7 @@ def opened(source: Source, channels: int, rules: Rules) -> Iterator[Scanned]:
         for warning in series.warnings:
             _LOG.warning("a series: %s", warning)
         chosen = replace(chosen, passed_over=(*chosen.passed_over, *passed))
-        yield Scanned(_image(series, channels), series, chosen)
+        yield Scanned(_image(series, channels), series, chosen, series.warnings)
 
 
 @contextlib.contextmanager
@@ -157,7 +172,7 @@ def _image(series: Any, channels: int) -> Any:
 
 
 def read_channels(paths: Sequence[Path], channels: int = 1) -> tuple[Any, tuple[str, ...]]:
-    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is worth knowing of its file.
+    """All channels of a scan as one MetaTensor ``(channel, x, y, z)``, and what is to be known of its files.
 
     Args:
         paths: one a channel, or one NIfTI with the channels on its fourth axis.
@@ -167,14 +182,15 @@ def read_channels(paths: Sequence[Path], channels: int = 1) -> tuple[Any, tuple[
         VolumeError: where a file cannot be read right.
         CohortError: where they are not on one grid.
     """
-    from medmeta.volumes.loading import read, tensor
-    from medmeta.volumes.reading import read_image
-    from medmeta.volumes.record import Volume
+    from medmeta.volumes.loading import read
+    from medmeta.volumes.reading import joined
 
-    if len(paths) > 1:
-        return read_image(Volume("", tuple(paths))), ()
-    several = channels > 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
-    scan = read(paths[0], channels=channels if several else 1)
-    for warning in scan.warnings:
+    several = channels > 1 and len(paths) == 1 and paths[0].name.lower().endswith((".nii", ".nii.gz"))
+    scans = [read(path, channels=channels if several else 1) for path in paths]
+    said = []
+    for number, scan in enumerate(scans, start=1):
+        of = f"channel {number}: " if len(scans) > 1 else ""
+        said += [f"{of}{warning}" for warning in scan.warnings]
+    for warning in said:
         _LOG.warning("a scan: %s", warning)
-    return tensor(scan), (*scan.warnings, *(() if scan.spaced else (UNSPACED,)))
+    return joined(scans), (*said, *(() if all(scan.spaced for scan in scans) else (UNSPACED,)))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 FLAT = 1e-6
 """Deviation of a feature that does not vary within a scan, as where the backbone gives one vector."""
+OWN = 2
+"""Features of a channel of the image itself, as :func:`texture` gives them."""
 _SPREAD, _WEIGHT = 0.6, 8
 """Spread of the logarithms of support distances that is expected beforehand (of a distance by two independent
 features it is 0.64), and how many patients that counts as: of three alone, a spread says next to nothing.
@@ -61,7 +63,7 @@ def texture(image: Tensor, inside: Tensor) -> Tensor:
         inside: ``(x, y, z)``, the body.
 
     Returns:
-        ``(2 channel, n)``.
+        ``(OWN channel, n)``.
     """
     both = inside[1:] & inside[:-1]
     return torch.cat([image[:, 1:][:, both], (image[:, 1:] - image[:, :-1]).abs()[:, both]])

@@ -212,7 +212,9 @@ def _postprocessing(plan: Plan) -> list[dict[str, Any]]:
             "output_name_formatter": CASE,
             "output_ext": ".nii.gz",
             "output_dtype": "uint8",
-            "resample": False,
+            # to the grid where it is already: by its shape MONAI (1.6.1) knows of three axes, and of an image
+            # of several channels, stored as coronal or sagittal slices, in no other way
+            "resample": True,
             "separate_folder": True,
             "writer": "NibabelWriter",
             "print_log": False,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.measure import Measured
+from medmeta.clinical.property_codes import kind_of
 from medmeta.clinical.source_header import mend
 from medmeta.clinical.uids import derived
 from medmeta.volumes.preflight import Stack
@@ -123,6 +124,7 @@ def _segment(number: int, name: str, maker: Maker, uid: str) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
+    category, kind = kind_of(name)
     algorithm = hd.AlgorithmIdentificationSequence(
         name=maker.title[:64],
         family=codes.DCM.ArtificialIntelligence,
@@ -131,8 +133,8 @@ def _segment(number: int, name: str, maker: Maker, uid: str) -> Any:
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.Neoplasm,
+        segmented_property_category=getattr(codes.SCT, category),
+        segmented_property_type=getattr(codes.SCT, kind),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_id=f"{name}-{number}"[:64],
@@ -189,7 +191,8 @@ def write_report(
             ),
         )
         groups = [
-            _measured(made, number, one, images) for number, one in enumerate(measured.values(), start=1)
+            _measured(made, number, name, one, images)
+            for number, (name, one) in enumerate(measured.items(), start=1)
         ]
         report = hd.sr.MeasurementReport(
             observation_context=hd.sr.ObservationContext(observer_device_context=device),
@@ -213,7 +216,7 @@ def write_report(
         document.save_as(file)
 
 
-def _measured(made: Any, number: int, found: Measured, images: Sequence[Any]) -> Any:
+def _measured(made: Any, number: int, name: str, found: Measured, images: Sequence[Any]) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
@@ -252,6 +255,6 @@ def _measured(made: Any, number: int, found: Measured, images: Sequence[Any]) ->
             segment_number=number,
             source_series=hd.sr.SourceSeriesForSegmentation(str(images[0].SeriesInstanceUID)),
         ),
-        finding_type=codes.SCT.Neoplasm,
+        finding_type=getattr(codes.SCT, kind_of(name)[1]),
         measurements=measurements,
     )

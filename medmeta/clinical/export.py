@@ -28,8 +28,6 @@ from medmeta.learners import Predictor, plain_network
 from medmeta.networks import build
 from medmeta.volumes import Plan
 
-TASKS = ("segmentation", "classification")
-
 
 def export(
     predictor: Predictor,
@@ -134,7 +132,7 @@ def as_json(content: Mapping[str, Any]) -> str:
 
 
 def _refuse_task(task: str, plan: Plan, classes: Sequence[str]) -> None:
-    if task not in TASKS or plan.whole != (task == "classification"):
+    if task not in names.TASKS or plan.whole != (task == "classification"):
         raise BundleError(
             "'segmentation' with a plan of crops, or 'classification' with one of whole volumes",
             found=f"{task!r} with {'whole volumes' if plan.whole else 'crops'}",

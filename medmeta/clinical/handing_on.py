@@ -12,6 +12,7 @@ from torch import nn
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError
+from medmeta.clinical.card import names_licence
 from medmeta.clinical.export import texts, write
 from medmeta.clinical.loading import load_bundle
 from medmeta.errors import new_folder
@@ -53,11 +54,12 @@ def hand_on(
         own = dict(described["medmeta"])
         own["results"] = _results(Path(results))
         described["medmeta"] = own
+    data = _text(Path(data_licence or source / names.DATA_LICENCE))
     written = texts(
         described,
         opened.plan,
         (source / names.INFERENCE).read_text(encoding="utf-8"),
-        _text(Path(data_licence or source / names.DATA_LICENCE)),
+        data if data_licence or names_licence(data) else None,  # an earlier version may have said less
     )
     assert isinstance(opened.network, nn.Sequential)
     centre = opened.confidence.centre

@@ -54,7 +54,7 @@ class Scanned:
         image: MetaTensor ``(channel, x, y, z)``.
         stack: its DICOM series, None where it is no DICOM; its files are there while results are written.
         chosen: how the series was chosen from its study.
-        warnings: what was accepted in a file that is no DICOM, and is still worth knowing.
+        warnings: what was accepted in its files, and is still worth knowing.
     """
 
     image: Any
@@ -65,7 +65,7 @@ class Scanned:
     def facts(self) -> dict[str, Any]:
         """For the result of a case: which series was taken and what is worth knowing of it."""
         chosen = {"series": self.chosen.json()} if self.chosen else {}
-        return {**chosen, "warnings": [*(self.stack.warnings if self.stack else ()), *self.warnings]}
+        return {**chosen, "warnings": list(self.warnings)}
 
 
 def measurements(found: Segmented, classes: Sequence[str]) -> dict[str, Measured]:

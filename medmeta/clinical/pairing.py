@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,7 +97,7 @@ def refuse_crossed(scans: Sequence[Sequence[Path]], masks: Sequence[Path]) -> No
         medmeta.clinical.bundle.BundleError: wanted masks in the order of the scans, found 2 of 2 called as \
 another scan. Give them in the same order, each called as its scan.
     """
-    called = [set(_calls(paths[0])) if paths else set() for paths in scans]
+    called = [{*_calls(paths[0]), *_shared(paths)} if paths else set() for paths in scans]
     sides = [Counter(name for names in side for name in names) for side in (called, map(_calls, masks))]
     # a folder that several masks lie in, say one annotator's, tells of none of them
     telling = {name for name, times in sides[0].items() if times == 1 and sides[1][name] < 2}
@@ -113,3 +115,11 @@ def _calls(path: Path) -> Iterator[tuple[str, str]]:
     """What a path may tell a case by: its name, and the folder it is in."""
     yield "name", case_of(path)
     yield "folder", path.absolute().parent.name
+
+
+def _shared(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """What the files of several channels are called by in common: ``case_1`` of ``case_1_t1`` and ``_t2``."""
+    words = zip(*(re.findall(r"[-_.]*[^-_.]+", stem_of(path)) for path in paths), strict=False)
+    name = "".join(one[0] for one in itertools.takewhile(lambda each: len(set(each)) == 1, words))
+    if len(paths) > 1 and name:
+        yield "name", name

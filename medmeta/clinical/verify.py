@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medmeta.clinical import bundle as names
 from medmeta.clinical.bundle import BundleError, read_json, sha256
-from medmeta.clinical.confidence import Confidence
+from medmeta.clinical.confidence import OWN, Confidence
 from medmeta.clinical.config_check import expressions, forbidden
 from medmeta.volumes import CohortError, Plan
 
@@ -62,7 +62,8 @@ def verify(bundle: str | os.PathLike[str]) -> list[str]:
     problems = list(_manifest(folder))
     if problems:  # damaged files are not looked into
         return problems
-    return [*_metadata(folder), *_weights(folder), *_configuration(folder)]
+    problems = [*_metadata(folder), *_weights(folder), *_configuration(folder)]
+    return problems or list(_fitting(folder))  # what is of another shape fits nothing
 
 
 def _manifest(folder: Path) -> Iterator[str]:
@@ -70,7 +71,7 @@ def _manifest(folder: Path) -> Iterator[str]:
         hashes = read_json(folder / names.MANIFEST)["sha256"]
         listed = {str(name): str(value) for name, value in hashes.items()}
     except BundleError as error:
-        yield f"{names.MANIFEST}: wanted {error.wanted}, found {error.found}"
+        yield _unread(names.MANIFEST, error)
         return
     except (KeyError, TypeError, AttributeError):
         yield f"{names.MANIFEST}: no list of SHA-256"
@@ -104,7 +105,11 @@ def _leads_out(folder: Path, name: str) -> bool:
 
 
 def _metadata(folder: Path) -> Iterator[str]:
-    about = _object(read_json(folder / names.METADATA))
+    try:
+        about = _object(read_json(folder / names.METADATA))
+    except BundleError as error:
+        yield _unread(names.METADATA, error)
+        return
     missing = [key for key in REQUIRED if key not in about]
     if missing:
         yield f"{names.METADATA}: without {', '.join(missing)}"
@@ -116,11 +121,15 @@ def _metadata(folder: Path) -> Iterator[str]:
         if lacking:
             yield f"{names.METADATA}: {side}.{name} without {', '.join(lacking)}"
     own = _object(about["medmeta"])
+    if own.get("task") not in names.TASKS:
+        yield f"{names.METADATA}: a task that is neither {' nor '.join(names.TASKS)}"
     classes = own.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         yield f"{names.METADATA}: classes that are no names"
     try:
-        Plan.from_json(json.dumps(own["plan"]))
+        plan = Plan.from_json(json.dumps(own["plan"]))
+        if plan.whole != (own.get("task") == "classification"):
+            yield f"{names.METADATA}: a plan for another task"
         Confidence.read(own["about"], torch.ones(2, 1))
     except (CohortError, KeyError, TypeError, AttributeError, ValueError, IndexError):
         yield f"{names.METADATA}: no plan or confidence that this version can read"
@@ -179,15 +188,27 @@ def _configuration(folder: Path) -> Iterator[str]:
     for file in sorted((folder / "configs").rglob("*")):
         if file.is_dir():
             continue
-        where = f"configs/{file.name}"
-        if file.name == "metadata.json":
-            yield from _judged(where, expressions(read_json(file)))
-            continue
+        where = file.relative_to(folder).as_posix()
         if file.suffix != ".json":
             yield f"{where}: not a JSON file"
             continue
-        yield from _judged(where, forbidden(read_json(file)))
-    config = _object(read_json(folder / names.INFERENCE))
+        try:
+            content = read_json(file)
+        except BundleError as error:
+            if where != names.METADATA:  # that has been said
+                yield _unread(where, error)
+            continue
+        yield from _judged(where, (expressions if where == names.METADATA else forbidden)(content))
+        if where == names.INFERENCE:
+            yield from _parts(_object(content))
+
+
+def _unread(name: str, error: BundleError) -> str:
+    return f"{name}: wanted {error.wanted}, found {error.found}"
+
+
+def _parts(config: dict[str, Any]) -> Iterator[str]:
+    """What MONAI and medmeta look for in the configuration of inference."""
     for key in _PROPERTIES:
         if key not in config:
             yield f"{names.INFERENCE}: without {key}"
@@ -201,3 +222,39 @@ def _judged(where: str, problems: Iterator[str]) -> Iterator[str]:
         yield from (f"{where}: {problem}" for problem in problems)
     except RecursionError:
         yield f"{where}: brackets in brackets, too deep to judge"
+
+
+def _fitting(folder: Path) -> Iterator[str]:
+    """Whether metadata, network and likeness, each right by itself, are of one bundle."""
+    about, layers = read_json(folder / names.METADATA), read_json(folder / names.INFERENCE)["layers"]
+    classes, plan = about["medmeta"]["classes"], Plan.from_json(json.dumps(about["medmeta"]["plan"]))
+    said = about["network_data_format"]["outputs"]["pred"]["num_channels"]
+    given = _outputs(layers[-1])
+    if said != len(classes) or given not in (None, len(classes)):
+        found = said if said != len(classes) else given
+        yield f"{names.METADATA}: {len(classes)} classes for {found} outputs of the network"
+    features = _features(layers)
+    if (folder / names.LIKENESS).is_file() and features is not None:
+        from safetensors.torch import load_file
+
+        length = load_file(folder / names.LIKENESS)["centre"].shape[1]
+        wanted = features + OWN * plan.inputs
+        if length != wanted:
+            yield f"{names.LIKENESS}: moments of {length} features, where the network gives {wanted}"
+
+
+def _outputs(layer: Mapping[str, Any]) -> int | None:
+    """How many classes a head gives, by its own words; None where it does not say."""
+    if isinstance(layer.get("proposing"), list):
+        return len(layer["proposing"]) + 1  # of every class but the background
+    said = (layer.get(key) for key in ("out_features", "out_channels", "classes", "way"))
+    return next((count for count in said if isinstance(count, int)), None)
+
+
+def _features(layers: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many features the backbone gives, by what follows it; None where that does not say."""
+    if len(layers) == 1:  # out of reach
+        return 0
+    tokens = [layer.get("output_size") for layer in layers[1:] if layer.get("output_size") not in (None, 1)]
+    said = (layer.get(key) for layer in layers[1:] for key in ("in_features", "in_channels"))
+    return None if tokens else next((count for count in said if isinstance(count, int)), None)

@@ -161,7 +161,7 @@ class Folder:
         if not self.writes:
             return
         try:
-            with self.log.open("a") as log:
+            with self.log.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
         except OSError as error:
             raise cannot_write(self.log, error, "what was saved is intact, go on with --resume") from error
@@ -235,7 +235,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             cure="Give what 'medmeta train' wrote.",
         )
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         version = config["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError("a run's config.json", found="another file", cure="Train again.") from error

@@ -43,6 +43,8 @@ READERS: dict[str, Callable[..., Scan]] = {
     ".npz": read_npz,
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".npz")
+WITHOUT_SERIES = "a file without series"
+"""What is found where a series was asked for and there is no DICOM to have one."""
 
 
 def load(
@@ -125,7 +127,7 @@ def _no_series(path: Path, choice: Choice) -> None:
     """Refuse a choice among series for a file that knows none: it would be taken for granted."""
     if choice:
         cure = "Leave out series=, modality= and description=: they choose among DICOM series."
-        raise VolumeError("no-such-series", found="a file without series", where=path, cure=cure)
+        raise VolumeError("no-such-series", found=WITHOUT_SERIES, where=path, cure=cure)
 
 
 def read_file(path: Path, *, channels: int = 1, max_voxels: int = MAX_VOXELS) -> Scan:
@@ -294,11 +296,11 @@ def read_mask(
     scan, values = read_raw_mask(path)
     if isinstance(label, str):
         raise VolumeError("missing-label", found="values without names", where=path, cure="Give a number.")
-    values = masks.choose_label(values, label, path)
     placed = masks.on_grid(values, scan, like, shape, path, resample=resample)
     if resample and placed is not values:
         _LOG.info("%s: nearest labels on the image's grid", own_name(path) or "a mask")
-        masks.choose_label(placed, None, path)
+    # only now: the mask of another image is that, whether or not there is anything in it
+    placed = masks.choose_label(placed, label, path)
     return placed, {}
 
 

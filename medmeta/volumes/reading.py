@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from medmeta.volumes.dicom_series import files_below, find_series
+from medmeta.volumes.errors import VolumeError, own_name
 from medmeta.volumes.layouts import CohortError
-from medmeta.volumes.loading import READERS, load, load_mask, suffix
+from medmeta.volumes.loading import WITHOUT_SERIES, load_mask, read, tensor
 from medmeta.volumes.record import Volume
+from medmeta.volumes.scan import Scan
+
+_LOG = logging.getLogger("medmeta.volumes")
 
 
 def read_image(volume: Volume) -> Any:
@@ -20,12 +25,23 @@ def read_image(volume: Volume) -> Any:
         VolumeError: where a file cannot be read right.
         CohortError: where the channels are not on one grid.
     """
-    if len(volume.image) == 1 and len(volume.modality) > 1:  # as the Decathlon keeps MR sequences
-        path = volume.image[0]
-        return load(path, series=_series(volume, path), channels=len(volume.modality))
-    channels = [load(path, series=_series(volume, path)) for path in volume.image]
-    first = channels[0]
-    for number, other in enumerate(channels[1:], start=2):
+    several = len(volume.image) == 1 and len(volume.modality) > 1  # as the Decathlon keeps MR sequences
+    scans = []
+    for path in volume.image:
+        scans.append(_read(path, volume.series, len(volume.modality) if several else 1))
+        for warning in scans[-1].warnings:
+            _LOG.warning("%s: %s", own_name(path) or "a series", warning)
+    return joined(scans)
+
+
+def joined(scans: Sequence[Scan]) -> Any:
+    """Scans of one channel each, or a single one of several, as one MetaTensor ``(channel, x, y, z)``.
+
+    Raises:
+        CohortError: where they are not on one grid.
+    """
+    first, *others = map(tensor, scans)
+    for number, other in enumerate(others, start=2):
         same = other.shape[1:] == first.shape[1:] and torch.allclose(other.affine, first.affine, atol=1e-3)
         if not same:
             raise CohortError(
@@ -34,19 +50,21 @@ def read_image(volume: Volume) -> Any:
                 ", or another affine",
                 cure="Resample the channels to the first one.",
             )
-    if len(channels) == 1:
+    if not others:
         return first
-    joined = first.clone()
-    joined.set_array(torch.cat([c.as_tensor() for c in channels]))
-    return joined
+    first.set_array(torch.cat([first.as_tensor(), *(other.as_tensor() for other in others)]))
+    return first
 
 
-def _series(volume: Volume, path: Path) -> str | None:
-    """Which series to take; none of a NIfTI, whose row in a table may well name the one it was made of."""
-    if path.is_dir():
-        plain = any(suffix(file) in READERS for file in files_below(path))
-        return None if plain and not find_series(path) else volume.series
-    return None if suffix(path) in READERS else volume.series
+def _read(path: Path, series: str | None, channels: int) -> Scan:
+    """A channel; a NIfTI, in a folder or zip too, knows no series, and its row in a table may well name the
+    one that it was made of."""
+    try:
+        return read(path, series=series, channels=channels)
+    except VolumeError as error:
+        if not error.found.startswith(WITHOUT_SERIES):
+            raise
+        return read(path, channels=channels)
 
 
 def read_mask(volume: Volume, like: Any) -> Any:

@@ -334,7 +334,7 @@ class Store:
         try:
             if not file.exists():
                 entry.write_once(file, secrets.token_hex(16).encode())
-            return file.read_text()
+            return file.read_text(encoding="utf-8")
         except OSError as error:
             raise StoreError(
                 "a store folder of your own",

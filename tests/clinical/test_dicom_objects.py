@@ -9,12 +9,14 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 
 from medmeta.clinical.bundle import BundleError
 from medmeta.clinical.choose import Rules, study
 from medmeta.clinical.dicom_objects import Maker, write_report, write_seg
 from medmeta.clinical.measure import measure
 from medmeta.clinical.outputs import write_nifti
+from medmeta.clinical.property_codes import kind_of
 from medmeta.clinical.uids import derived
 from medmeta.volumes import load, load_mask
 from tests.volumes.phantoms import SECRETS, affine, classic, enhanced, save, voxels
@@ -101,6 +103,25 @@ def test_patient_fields_are_the_source_s_and_the_algorithm_is_named(tmp_path: Pa
     algorithm = first.SegmentationAlgorithmIdentificationSequence[0]
     assert (algorithm.AlgorithmName, first.SegmentAlgorithmType) == ("a bundle", "AUTOMATIC")
     assert first.SegmentedPropertyTypeCodeSequence[0].CodeValue == "108369006"
+    assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"  # a cyst is no neoplasm
+    groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
+    assert [group.finding_type.meaning for group in groups] == ["Neoplasm", "Tissue"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "Neoplasm") for name in ("tumor", "liver_tumour", "Glioma", "NSCLC-cancer", "Metastases")),
+        *((name, "Lesion") for name in ("breast lesion", "lung_nodule", "lesions")),
+        *((name, "Tissue") for name in ("liver", "label_2", "kidney_organ", "hematoma", "peritumoral edema")),
+        *((name, "Tissue") for name in ("non-tumour", "2", "stomach", "")),
+    ],
+)
+def test_a_neoplasm_is_claimed_of_what_is_called_one(name: str, kind: str) -> None:
+    category, found = kind_of(name)
+    assert found == kind
+    assert getattr(codes.cid7150, category)
+    assert getattr(codes.cid7151, found)
 
 
 def test_the_report_says_what_was_measured(tmp_path: Path) -> None:

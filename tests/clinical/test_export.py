@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from medmeta.clinical import BundleError, hand_on, load_bundle, predict, verify
+from medmeta.clinical.bundle import sha256
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning",
@@ -126,6 +128,19 @@ def test_handed_on(segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Pa
     assert predict(made, unseen[:1], tmp_path / "out")[0]["ok"]
     (made / "models" / "model.onnx").write_bytes(b"another")
     assert verify(made) == ["models/model.onnx: changed since it was exported"]
+
+
+def test_what_an_earlier_version_said_of_the_data_is_said_anew(segment_bundle: Path, tmp_path: Path) -> None:
+    old, file = Path(shutil.copytree(segment_bundle, tmp_path / "old")), "docs/data_license.txt"
+    now = (old / file).read_text()
+    earlier = "This bundle holds no image and no annotation.\n\n" + now.partition("\n\n")[2]
+    signed = json.loads((old / "manifest.json").read_text())
+    for said, wanted in ((earlier, now), ("No part of it may be sold.", "No part of it may be sold.")):
+        (old / file).write_text(said)
+        signed["sha256"][file] = sha256(old / file)
+        (old / "manifest.json").write_text(json.dumps(signed))
+        made = hand_on(old, tmp_path / f"made {len(said)}")
+        assert (made / file).read_text() == wanted
 
 
 def test_what_is_not_handed_on(segment_bundle: Path, tmp_path: Path) -> None:

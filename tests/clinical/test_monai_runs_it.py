@@ -7,23 +7,28 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from medmeta.clinical import load_bundle, predict
-from medmeta.volumes import load, load_mask
+from medmeta.clinical import export, load_bundle, predict
+from medmeta.episodes import Examples
+from medmeta.learners import create_learner
+from medmeta.networks import build, unet
+from medmeta.volumes import Plan, load, load_mask
 from tests.clinical.schema import schema
 
 
-def run_bundle(bundle: Path, images: list[Path], out: Path) -> None:
+def run_bundle(bundle: Path, images: Sequence[Path | list[Path]], out: Path) -> None:
     """As a hospital does: in another process, which is cannot import medmeta."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("without_medmeta.py")), "run"]
     command += ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
-    command += ["--datalist", repr([str(i) for i in images]), "--output_dir", str(out)]
+    command += ["--datalist", json.dumps(images, default=str), "--output_dir", str(out)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
 
@@ -56,6 +61,41 @@ def test_masks_on_the_scans_own_grid_agree_with_predict(
         assert not mine.all()
         assert dice(mine, made) > 0.99
         assert result["voxels"]["brindled"] == int(mine.sum())
+
+
+def test_several_channels_stored_as_sagittal_slices(
+    unseen: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MONAI's writer took them for images of two axes, whose affine cannot be inverted."""
+    monkeypatch.setattr("medmeta.clinical.windows.AIR", -1.0)
+    torch.manual_seed(0)
+    spec, label = unet(3, 2, base=4), torch.zeros(2, 16, 16, 16, dtype=torch.int64)
+    label[:, 4:9, 4:9, 4:9] = 1
+    support = Examples(torch.rand(2, 2, 16, 16, 16), label, ("background", "glioma"))
+    bundle = export(
+        create_learner("prototypical", build(spec)).adapt(support),
+        plan=Plan(3, (4.0, 4.0, 4.0), (16, 16, 16), 2),
+        network_spec=spec,
+        classes=support.classes,
+        task="segmentation",
+        out=tmp_path / "bundle",
+    )
+    scan = nibabel.load(unseen[0])
+    turn = ornt_transform(io_orientation(scan.affine), axcodes2ornt(("P", "S", "R")))
+    files = [tmp_path / f"{name}.nii.gz" for name in ("t1", "t2")]
+    for gain, file in enumerate(files, start=1):
+        values = scan.get_fdata(dtype=np.float32) ** gain
+        nibabel.Nifti1Image(values, scan.affine).as_reoriented(turn).to_filename(file)
+    run_bundle(bundle, [files], tmp_path / "monai")
+    (result,) = predict(bundle, [files], tmp_path / "own")
+    assert result["ok"], result["message"]
+    own, theirs = (nibabel.load(tmp_path / place / "t1" / "t1_seg.nii.gz") for place in ("own", "monai"))
+    stored = nibabel.load(files[0])
+    for found in (own, theirs):
+        assert found.shape == stored.shape
+        assert np.allclose(found.affine, stored.affine, atol=1e-4)
+    mine, made = (torch.from_numpy(np.asarray(found.dataobj) > 0) for found in (own, theirs))
+    assert dice(mine, made) > 0.99
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

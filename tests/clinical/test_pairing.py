@@ -95,7 +95,7 @@ def test_scans_of_several_files_that_monai_names_by_the_first_are_told_apart() -
 def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:
     def crossed(scans: list[str], masks: list[str]) -> bool:
         try:
-            refuse_crossed([[Path(s)] for s in scans], [Path(m) for m in masks])
+            refuse_crossed([[Path(p) for p in s.split(";")] for s in scans], [Path(m) for m in masks])
         except BundleError:
             return True
         return False
@@ -110,6 +110,14 @@ def test_masks_given_one_by_one_are_refused_where_they_plainly_cross() -> None:
     assert not crossed(["p1/image", "p2/image"], ["p1/seg.dcm", "p2/seg.dcm"])
     assert not crossed(["p1/image", "p2/image"], ["p1/image_seg.dcm", "p2/image_seg.dcm"])
     assert not crossed(["d1/scan_a", "d2/scan_b"], ["d1/lesion_a", "d1/lesion_b"])  # one annotator's folder
+    for several in (
+        "d/{0}_t1.nii;d/{0}_t1c.nii",
+        "d/{0}_0000.nii;d/{0}_0001.nii",
+        "d/{0}-fla.nii;d/{0}-t1.nii",
+    ):
+        scans = [several.format(case) for case in ("case_1", "case_10")]
+        assert crossed(scans, ["m/case_10_seg.nii", "m/case_1_seg.nii"])
+        assert not crossed(scans, ["m/case_1_seg.nii", "m/case_10_seg.nii"])
     assert crossed(["d/case_1.nii.gz", "d/case_10.nii.gz"], ["m/case_10_seg.nii.gz", "m/case_1_seg.nii.gz"])
 
 

@@ -17,14 +17,16 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from medmeta.clinical import BundleError, export, predict
-from medmeta.clinical.cases import read_channels
+from medmeta.clinical.cases import opened, read_channels
 from medmeta.clinical.choose import Rules, study
 from medmeta.clinical.dicom_objects import Maker, write_seg
 from medmeta.clinical.outputs import FORMATS
 from medmeta.volumes import load, load_mask
 from medmeta.volumes.dicom_series import Choice
+from tests.volumes.phantoms import classic, save, voxels
 
 
 def scan(file: Path, shape: tuple[int, ...], affine: Any = None) -> Path:
@@ -230,8 +232,32 @@ def test_a_zip_of_a_series_is_the_series(
 def test_inputs_that_cannot_be_told_apart(flat_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="found none"):
         predict(flat_bundle, [], tmp_path / "out")
-    with pytest.raises(BundleError, match="doubles"):
-        predict(flat_bundle, ["a.nii", "a.nii"], tmp_path / "out")
+    with pytest.raises(BundleError, match="wanted 4 different scans, found the same one at places 2 and 4"):
+        predict(flat_bundle, ["b.nii", "a.nii", "c.nii", Path("a.nii").absolute()], tmp_path / "out")
+
+
+def test_what_the_files_of_several_channels_warn_of_is_said_once(tmp_path: Path) -> None:
+    turned = nibabel.Nifti1Image(np.ones((6, 7, 2), np.float32), np.eye(4))
+    turned.set_qform(np.diag([1.0, 1.0, 2.0, 1.0]), code=1)
+    turned.set_sform(np.eye(4), code=1)
+    turned.to_filename(tmp_path / "t2.nii.gz")
+    plain = scan(tmp_path / "t1.nii.gz", (6, 7, 2))
+    image, warnings = read_channels((plain, tmp_path / "t2.nii.gz"), 2)
+    assert tuple(image.shape) == (2, 6, 7, 2)
+    assert [w.split(":")[0] for w in warnings] == ["channel 2"]
+    assert "qform" in warnings[0]
+    save(classic(voxels((2, 7, 6))), tmp_path / "dicom")  # a series and a NIfTI, of one grid or none
+    with opened((tmp_path / "dicom",), 1, Rules()) as alone:
+        assert alone.stack is not None
+        assert alone.facts()["warnings"] == list(alone.stack.warnings)
+
+
+def test_pictures_of_several_channels_have_no_voxel_size(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.arange(42, dtype=np.uint8).reshape(6, 7)).save(tmp_path / name)
+    image, warnings = read_channels((tmp_path / "a.png", tmp_path / "b.png"), 2)
+    assert tuple(image.shape) == (2, 7, 6, 1)
+    assert ["voxel size unknown" in warning for warning in warnings].count(True) == 1
 
 
 def test_dicom_objects_say_what_the_nifti_says(

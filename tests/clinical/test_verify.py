@@ -288,6 +288,15 @@ def test_weights_that_are_no_tensors_by_name(copy: Path, weights: Any) -> None:
             "no plan",
         ),
         ("metadata", lambda a: a["medmeta"].update(classes="ab"), "classes that are no names"),
+        ("metadata", lambda a: a["medmeta"].update(task="detection"), "neither segmentation nor class"),
+        ("metadata", lambda a: a["medmeta"].update(task="classification"), "a plan for another task"),
+        ("metadata", lambda a: a["medmeta"]["classes"].append("x"), "3 classes for 2 outputs"),
+        (
+            "metadata",
+            lambda a: a["network_data_format"]["outputs"]["pred"].update(num_channels=4),
+            "2 classes for 4 outputs",
+        ),
+        ("inference", lambda c: c["layers"][-1].update(out_channels=3), "2 classes for 3 outputs"),
         ("inference", lambda c: c.pop("layers"), "no list of layers"),
         ("inference", lambda c: c.update(layers=["a"]), "no list of layers"),
     ],
@@ -298,6 +307,28 @@ def test_what_is_of_another_shape_is_a_problem_and_no_crash(
     assert any(said in problem for problem in edit(copy, change, name))
     with pytest.raises(BundleError):
         load_bundle(copy)
+
+
+def test_a_likeness_of_another_network(copy: Path) -> None:
+    layers = json.loads((copy / "configs" / "inference.json").read_text())["layers"]
+    right = layers[1]["in_channels"] + 2  # what the backbone gives, and of the image its values and steps
+    for length in (right, right + 1):
+        save_file({"centre": torch.ones(2, length)}, copy / "models" / "likeness.safetensors")
+        sign(copy)
+        hashes = json.loads((copy / "manifest.json").read_text())["sha256"]
+        hashes["models/likeness.safetensors"] = sha256(copy / "models" / "likeness.safetensors")
+        (copy / "manifest.json").write_text(json.dumps({"sha256": hashes}))
+        said = f"moments of {length} features, where the network gives {right}"
+        assert verify(copy) == ([] if length == right else [f"models/likeness.safetensors: {said}"])
+
+
+@pytest.mark.parametrize("name", ["metadata", "inference"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b""])
+def test_what_is_no_json_is_a_problem(copy: Path, name: str, content: bytes) -> None:
+    (copy / "configs" / f"{name}.json").write_bytes(content)
+    sign(copy)
+    said = f"configs/{name}.json: wanted the bundle's {name}.json, found a file that is no JSON"
+    assert verify(copy) == [said]
 
 
 @pytest.mark.parametrize("depth", [950, 100_000])

@@ -246,6 +246,8 @@ def moved(by: float) -> np.ndarray:
         (-labels().astype(np.int16), TURNED, "not-whole"),
         (np.where(labels(), np.nan, 0.0), TURNED, "not-finite"),
         (labels() * 0, TURNED, "empty-mask"),
+        (labels() * 0, moved(3.0), "other-grid"),  # of another image, and an answer "nothing" to none
+        (labels()[:4] * 0, TURNED, "other-grid"),
         (ARRAY, TURNED, "image-as-mask"),
     ],
 )

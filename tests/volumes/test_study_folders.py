@@ -121,7 +121,12 @@ def test_the_series_of_a_row_is_no_matter_to_a_nifti(tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(file, alone)
-    assert read_image(Volume("p", (alone,), series="1.2.3")).shape[0] == 1
+    (alone / "x.json").write_text("{}")  # as converters leave beside it
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for one in alone.iterdir():
+            archive.write(one, one.name)
+    for place in (alone, tmp_path / "z.zip"):
+        assert read_image(Volume("p", (place,), series="1.2.3")).shape[0] == 1
     with pytest.raises(VolumeError) as caught:
         read_image(Volume("p", (study(tmp_path) / "000.dcm",), series="1.2.3"))
     assert caught.value.code == "no-such-series"
