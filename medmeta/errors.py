@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,3 +59,23 @@ Give another --out.
         wanted = f"a folder that does not exist: {folder.name}"
         raise error(wanted, found="one that does", cure="Give another --out.")
     return folder
+
+
+def work_folder(folder: Path, error: type[MedmetaError]) -> Path:
+    """Make a hidden folder beside one that is to be written, to be moved there once all of it is written.
+
+    Raises:
+        error: where it cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> work_folder(Path(tempfile.mkdtemp()) / "report", MedmetaError).name.startswith(".report.")
+        True
+    """
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")  # in a container every process is no. 1
+    try:
+        work.mkdir(parents=True)
+    except OSError as refused:
+        why = refused.strerror or type(refused).__name__
+        raise error(f"room to write {folder.name}", found=why, cure="Give another --out.") from refused
+    return work

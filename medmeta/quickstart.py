@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from medmeta.episodes import Augment, Episode, TaskSource, generator_of, support_examples
-from medmeta.errors import MedmetaError, new_folder
+from medmeta.errors import MedmetaError, new_folder, work_folder
 from medmeta.evaluation import (
     NAMES,
     SCRATCH,
@@ -119,6 +119,7 @@ class Half:
     judged: Judged
     episode: Episode | None = None
     further: Judged | None = None
+    further_manifest: Manifest | None = None
 
 
 def quickstart(
@@ -155,8 +156,7 @@ def quickstart(
     clock = Clock(say)
     cohort = open_cohort(Path(data) if data is not None else sample_data())
     held_out = _held_out(cohort)
-    work = folder.with_name(f".{folder.name}.{os.getpid()}")
-    work.mkdir(parents=True)
+    work = work_folder(folder, QuickstartError)
     try:
         segmented = _segment(cohort, held_out, work, seed, clock, track)
         classified = _classify(cohort, held_out, work, seed, clock, track)
@@ -247,14 +247,20 @@ def _classify(
         methods = {"prototypical": run.learner, **baselines(run, seed)}
         judged = replay(methods, manifest, catalogue, store, track=track)
 
+        drawn: list[Manifest] = []
+
         def more(method: str, labels: Sequence[int]) -> Judged:
             again = {**options, "shots": labels}
-            drawn = draw_classification(judges, held_out, store.plan, known=known, episodes=4, **again)
-            return replay({method: methods[method]}, drawn, catalogue, store, track=track)
+            made = draw_classification(judges, held_out, store.plan, known=known, episodes=4, **again)
+            drawn.append(made)
+            return replay({method: methods[method]}, made, catalogue, store, track=track)
 
         fewest = min(Counter(v.tumour for v in known).values())
         further = judge_further(judged, {run.learner.name}, fewest, more)
-    return Half(run, store, manifest, proof, judged, further=further)
+    # by name: two ways at the same labels have the same episodes
+    more_episodes = {e.name: e for one in drawn for e in one.episodes}
+    those = replace(manifest, episodes=tuple(more_episodes.values())) if drawn else None
+    return Half(run, store, manifest, proof, judged, further=further, further_manifest=those)
 
 
 @dataclass(frozen=True)
@@ -474,5 +480,6 @@ def _write(
     rows = cases_csv([*both, *filter(None, [classified.further])])
     (work / "cases.csv").write_text(rows, encoding="utf-8")
     for half in halves.values():
-        file = work / f"manifest-{half.manifest.task}.json"
-        file.write_text(half.manifest.text(), encoding="utf-8")
+        for name, manifest in (("manifest", half.manifest), ("manifest-further", half.further_manifest)):
+            if manifest is not None:
+                (work / f"{name}-{manifest.task}.json").write_text(manifest.text(), encoding="utf-8")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medmeta.errors import MedmetaError, new_folder
+from medmeta.errors import MedmetaError, new_folder, work_folder
 from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers, check_programs
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, names_of, tuned, validation_episodes
@@ -154,15 +153,8 @@ def evaluate(
 @contextlib.contextmanager
 def _written(folder: Path) -> Iterator[Path]:
     """A folder that is there under its name once all of it is written; figures are kept in any case."""
-    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")  # in a container every process is no. 1
+    work = work_folder(folder, EvaluationError)
     kept = f"All that was found is in {work.name} beside it: move it."
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise EvaluationError(
-            f"room to write {folder.name}", found=why, cure="Give another --out."
-        ) from error
     try:
         yield work
     except BaseException as error:
