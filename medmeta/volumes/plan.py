@@ -79,10 +79,7 @@ class Plan:
                 found=f"patch {self.patch}, spacing {self.spacing}",
                 cure="Give voxels an axis for the patch and mm an axis for the spacing.",
             )
-        if not all(s > 0 and math.isfinite(s) for s in self.spacing):
-            raise CohortError(
-                "a positive spacing in mm", found=str(self.spacing), cure="Correct the spacing."
-            )
+        _positive(self.spacing)
         if self.lesion is not None and not (self.whole and 0 <= self.lesion < math.inf):
             raise CohortError(
                 "0 mm or more around each lesion, in a plan to classify",
@@ -325,7 +322,13 @@ def _three(spacing: Sequence[float]) -> tuple[float, ...]:
         raise CohortError(
             "a spacing of 3 numbers in mm", found=str(len(spacing)), cure="Give right, anterior, superior."
         )
+    _positive(spacing)  # before extents are divided by it
     return tuple(float(s) for s in spacing)
+
+
+def _positive(spacing: Sequence[float]) -> None:
+    if not all(s > 0 and math.isfinite(s) for s in spacing):
+        raise CohortError("a positive spacing in mm", found=str(spacing), cure="Correct the spacing.")
 
 
 def _spacing(seen: Fingerprint) -> tuple[float, ...]:

@@ -328,6 +328,9 @@ def test_a_smaller_shape_means_a_coarser_spacing(tmp_path: Path) -> None:
     assert make_plan(volumes, whole=True, patch=(16, 16, 16), spacing=(1, 1, 1)).spacing == (1.0, 1.0, 1.0)
     with pytest.raises(CohortError, match="a patch of 3 numbers, found 2"):
         make_plan(volumes, whole=True, patch=(16, 16))
+    for none in (0.0, float("nan")):
+        with pytest.raises(CohortError, match="a positive spacing in mm"):
+            make_plan(volumes, spacing=(none, 1, 1))
 
 
 def test_series_of_one_folder_are_images_of_their_own(tmp_path: Path) -> None:
