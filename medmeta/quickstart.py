@@ -44,6 +44,7 @@ from medmeta.evaluation import (
 )
 from medmeta.evaluation import results as figures
 from medmeta.evaluation.answers import outlined
+from medmeta.evaluation.manifest import joined
 from medmeta.evaluation.metrics import dice
 from medmeta.training import Recipe, Run, Schedule, plan_for, train
 from medmeta.volumes import (
@@ -251,16 +252,12 @@ def _classify(
 
         def more(method: str, labels: Sequence[int]) -> Judged:
             again = {**options, "shots": labels}
-            made = draw_classification(judges, held_out, store.plan, known=known, episodes=4, **again)
-            drawn.append(made)
-            return replay({method: methods[method]}, made, catalogue, store, track=track)
+            drawn.append(draw_classification(judges, held_out, store.plan, known=known, episodes=4, **again))
+            return replay({method: methods[method]}, drawn[-1], catalogue, store, track=track)
 
         fewest = min(Counter(v.tumour for v in known).values())
         further = judge_further(judged, {run.learner.name}, fewest, more)
-    # by name: two ways at the same labels have the same episodes
-    more_episodes = {e.name: e for one in drawn for e in one.episodes}
-    those = replace(manifest, episodes=tuple(more_episodes.values())) if drawn else None
-    return Half(run, store, manifest, proof, judged, further=further, further_manifest=those)
+    return Half(run, store, manifest, proof, judged, further=further, further_manifest=joined(drawn))
 
 
 @dataclass(frozen=True)

@@ -41,27 +41,23 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
         >>> [p.name for p in name_cases(["t1.nii.gz;t2.nii.gz"], Path())["t1"]]
         ['t1.nii.gz', 't2.nii.gz']
     """
-    given = list(inputs)
-    remote = [one for one in given if isinstance(one, Study)]
-    local = [files_of(one) for one in given if not isinstance(one, Study)]
+    given = [one if isinstance(one, Study) else files_of(one) for one in inputs]
+    local = [one for one in given if not isinstance(one, Study)]
     if not given or not all(local):
         raise BundleError("one or more scans", found="none", cure="Name a file or folder for each.")
-    _refuse_doubles([one if isinstance(one, Study) else _absolute(one) for one in given])
-    secret = _secret(out) if remote else b""
-    named = iter(zip(_apart([_parts(case[0].absolute()) for case in local]), local, strict=True))
+    _refuse_doubles(given)
+    secret = _secret(out) if len(local) < len(given) else b""
+    named = iter(_apart([_parts(case[0].absolute()) for case in local]))
     # in the order that they are given in: so are the masks
-    return dict((one.case(secret), one) if isinstance(one, Study) else next(named) for one in given)
-
-
-def _absolute(given: Input | Sequence[Input]) -> tuple[Path, ...]:
-    return tuple(path.absolute() for path in files_of(given))
+    return {one.case(secret) if isinstance(one, Study) else next(named): one for one in given}
 
 
 def _refuse_doubles(cases: Sequence[Source]) -> None:
     """Refuse a scan that is there twice; said by its place, for a path may name the patient."""
     places: dict[Source, list[int]] = {}
     for place, case in enumerate(cases, start=1):
-        places.setdefault(case, []).append(place)
+        whole = case if isinstance(case, Study) else tuple(path.absolute() for path in case)
+        places.setdefault(whole, []).append(place)
     doubles = [" and ".join(map(str, where)) for where in places.values() if len(where) > 1]
     if doubles:
         more = f"; and {len(doubles) - 3} more that are there again" if len(doubles) > 3 else ""

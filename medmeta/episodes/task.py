@@ -68,9 +68,8 @@ class Task:
         if self.augment is None:
             return episode
         plan = self.store.plan
-        spacing = [s for a, s in enumerate(plan.spacing) if plan.spatial_dims == 3 or a != plan.slice_axis]
         outlined = plan.lesion is not None
-        return augment_episode(episode, self.augment, generator, outlined=outlined, spacing=spacing)
+        return augment_episode(episode, self.augment, generator, outlined=outlined, spacing=plan.sides)
 
     def support(self, shot: int, generator: torch.Generator) -> tuple[Examples, tuple[Volume, ...]]:
         """Draw a support for evaluation, and name its volumes; :meth:`without` gives the ones to judge on.
@@ -115,8 +114,7 @@ class Task:
     def _patients(self) -> dict[int, list[list[int]]]:
         """Volumes of each patient of each class; sorted, so that the order of ``volumes`` does not matter."""
         found: dict[int, dict[str, list[int]]] = {}
-        order = sorted((v.patient, v.image, v.series or "", i) for i, v in enumerate(self.volumes))
-        for *_, i in order:
+        for i in sorted(range(len(self.volumes)), key=lambda i: self.volumes[i].place):
             found.setdefault(self.labels[i], {}).setdefault(self.volumes[i].patient, []).append(i)
         return {label: list(patients.values()) for label, patients in found.items()}
 

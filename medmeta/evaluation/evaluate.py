@@ -20,7 +20,7 @@ from medmeta.evaluation.answers import Answers, check_programs
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, names_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
 from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
-from medmeta.evaluation.manifest import Episode, Manifest
+from medmeta.evaluation.manifest import Manifest, joined
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.proof import Proof, prove
 from medmeta.evaluation.protocol import TOLERANCE, Judge, replay
@@ -218,17 +218,16 @@ class _Asked:
         """Our best plain way at more labels, of the same patients, and its episodes."""
         run, manifest, cohort = self.run, self.manifest, self._cohort
         (tumour,) = manifest.tumours[:1]
-        drawn: dict[str, Episode] = {}  # by name: two ways at the same labels have the same episodes
+        drawn: list[Manifest] = []
 
         def judge(method: str, shots: Sequence[int]) -> Judged:
             options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
             more = manifest_of(run, cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
-            drawn.update({e.name: e for e in more.episodes})
-            asked = replace(self, manifest=replace(more, crops=manifest.crops))
-            return asked.judge({method: methods[method]}, tolerance)
+            drawn.append(replace(more, crops=manifest.crops))
+            return replace(self, manifest=drawn[-1]).judge({method: methods[method]}, tolerance)
 
         further = judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
-        return further, replace(manifest, episodes=tuple(drawn.values())) if drawn else None
+        return further, joined(drawn)
 
     @cached_property
     def _cohort(self) -> Cohort:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,12 @@ class Manifest:
             "cases": len(self.cases),
             "crops": self.crops,
         }
+
+
+def joined(manifests: Sequence[Manifest]) -> Manifest | None:
+    """All episodes in one, each once: of one name, two are the same. None where there is no manifest."""
+    episodes = {e.name: e for one in manifests for e in one.episodes}
+    return replace(manifests[0], episodes=tuple(episodes.values())) if manifests else None
 
 
 def read(text: str) -> Manifest:

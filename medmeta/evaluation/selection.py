@@ -80,7 +80,7 @@ def enough(volumes: Sequence[Volume], shots: int) -> list[Volume]:
 def one_a_patient(volumes: Sequence[Volume]) -> list[Volume]:
     """The first volume of each patient, patients sorted, so that the order of ``volumes`` does not matter."""
     found: dict[str, Volume] = {}
-    for volume in sorted(volumes, key=lambda v: (v.patient, v.image, v.series or "")):
+    for volume in sorted(volumes, key=lambda v: v.place):
         found.setdefault(volume.patient, volume)
     return list(found.values())
 

@@ -45,8 +45,7 @@ def draw_segmentation(
     """
     catalogue = catalogue or Catalogue(volumes)
     store = Store(plan, salt="")  # nothing is read from it
-    free = [v for v in volumes if v.tumour is None]
-    free.sort(key=lambda v: (v.patient, v.image, v.series or ""))  # a folder may hold many series
+    free = sorted((v for v in volumes if v.tumour is None), key=lambda v: v.place)
     order = torch.randperm(len(free), generator=generator_of(seed, 6)).tolist()[:absent]
     free = [free[i] for i in sorted(order)]
     made = []

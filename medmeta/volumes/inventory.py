@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from medmeta.volumes.headers import read_headers
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
-from medmeta.volumes.layouts.listing import CohortError, read_json, stem
+from medmeta.volumes.layouts.listing import CohortError, read_json, stem, told_apart
 from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
 from medmeta.volumes.patients import settle
 from medmeta.volumes.preflight import Stack, preflight
@@ -356,7 +356,8 @@ def _others(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
             owned.setdefault(image, []).append(mask)
         if not owners:
             entries.append(mask)
-    patients = _patients(images, owned, root)
+    names = {image: _base(owned[image][0] if image in owned else image) for image in images}
+    patients = told_apart(names, root)
     with ThreadPoolExecutor(call.workers) as pool:
         seen = pool.map(lambda file: _look(file, owned.get(file, []), patients[file], root, call), images)
         lonely = pool.map(lambda file: _lonely(file, root, call), entries)
@@ -415,18 +416,6 @@ def _owners(mask: Path, index: _Index) -> list[Path]:
         if longer:
             return longer
     return []
-
-
-def _patients(images: Sequence[Path], owned: Mapping[Path, Sequence[Path]], root: Path) -> dict[Path, str]:
-    """Whose each image is: its name, with its folder where images of other folders have that name."""
-    names = {image: _base(owned[image][0] if image in owned else image) for image in images}
-    folders: dict[str, set[Path]] = {}
-    for image, name in names.items():
-        folders.setdefault(name, set()).add(image.parent)
-    return {
-        image: name if len(folders[name]) == 1 else f"{_relative(image.parent, root)}/{name}"
-        for image, name in names.items()
-    }
 
 
 def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call) -> list[Entry]:

@@ -208,6 +208,11 @@ class Plan:
             _step("NormalizeIntensityd", keys, channel_wise=True),
         ]
 
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """mm of a voxel along each axis that a prepared image has: two of them in 2D."""
+        return tuple(s for a, s in enumerate(self.spacing) if self.spatial_dims == 3 or a != self.slice_axis)
+
     def _pixdim(self) -> list[float]:
         """Spacing for Spacingd, where -1 keeps the thickness of a single slice."""
         return [
@@ -229,8 +234,7 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan as people print it."""
-        kept = [s for a, s in enumerate(self.spacing) if self.spatial_dims == 3 or a != self.slice_axis]
-        grid = " × ".join(f"{s:.3g}" for s in kept)
+        grid = " × ".join(f"{s:.3g}" for s in self.sides)
         patch = " × ".join(map(str, self.patch))
         rule = (
             f"clip to {self.low:.4g} … {self.high:.4g}, minus {self.mean:.4g}, by {self.std:.4g}"

@@ -28,3 +28,8 @@ class Volume:
     label: int | None = None
     series: str | None = None
     modality: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, tuple[Path, ...], str]:
+        """Patient, image and series: an order of volumes that does not hang on how they were listed."""
+        return self.patient, self.image, self.series or ""

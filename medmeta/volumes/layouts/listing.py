@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,11 @@ def name_patients(listing: Listing, root: Path, *volumes: list[Volume]) -> None:
     That is the image's name, and its folder with it where images of other folders have that name: the
     ``imaging.nii.gz`` of 200 folders are not one patient's.
     """
-    unnamed = [volume for some in volumes for volume in some if not volume.patient]
-    folders: dict[str, set[Path]] = {}
-    for volume in unnamed:
-        folders.setdefault(stem(volume.image[0]), set()).add(volume.image[0].parent)
-    shared = {name for name, where in folders.items() if len(where) > 1}
+    names = {v.image[0]: stem(v.image[0]) for some in volumes for v in some if not v.patient}
+    keys = told_apart(names, root)
     for some in volumes:
-        some[:] = [v if v.patient else replace(v, patient=_key(v.image[0], root, shared)) for v in some]
-    count = len({volume.image[0] for volume in unnamed if stem(volume.image[0]) in shared})
+        some[:] = [v if v.patient else replace(v, patient=keys[v.image[0]]) for v in some]
+    count = sum(keys[image] != name for image, name in names.items())
     if count:
         listing.problems.append(
             f"{count} images without a patient are called as those of other folders are: each is taken for a"
@@ -106,12 +103,24 @@ def name_patients(listing: Listing, root: Path, *volumes: list[Volume]) -> None:
         )
 
 
-def _key(image: Path, root: Path, shared: set[str]) -> str:
-    name = stem(image)
-    if name not in shared:
-        return name
-    folder = image.parent
-    return f"{(folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()}/{name}"
+def told_apart(names: Mapping[Path, str], root: Path) -> dict[Path, str]:
+    """The names of images, and their folder with them where images of other folders have that name.
+
+    Example:
+        >>> told_apart({Path("d/a/scan.nii"): "scan", Path("d/b/scan.nii"): "scan"}, Path("d")).values()
+        dict_values(['a/scan', 'b/scan'])
+    """
+    folders: dict[str, set[Path]] = {}
+    for image, name in names.items():
+        folders.setdefault(name, set()).add(image.parent)
+    return {
+        image: name if len(folders[name]) == 1 else f"{_below(image.parent, root).as_posix()}/{name}"
+        for image, name in names.items()
+    }
+
+
+def _below(folder: Path, root: Path) -> Path:
+    return folder.relative_to(root) if folder.is_relative_to(root) else folder
 
 
 def read_text(file: Path) -> str:
