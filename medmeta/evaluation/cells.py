@@ -36,9 +36,11 @@ def pseudo_values(
         least: patients of a class that a group has at least, 1 where it is not named.
 
     Returns:
-        ``(draw, patient)``, nan for a patient who says nothing or is counted with another, and for a draw
-        where the statistic is undefined. A draw in which a class is in one group only, or in which the
-        statistic would be undefined without some group, tells of no spread within and counts as one patient.
+        ``(draw, patient)``, patients as they first come (keys are salted, and no other folder would have
+        the groups that the order of keys makes here), nan for a patient who says nothing or is counted with
+        another, and for a draw where the statistic is undefined. A draw in which a class is in one group
+        only, or in which the statistic would be undefined without some group, tells of no spread within and
+        counts as one patient.
 
     Example:
         >>> values = np.array([1.0, 2.0, 6.0])
@@ -48,7 +50,7 @@ def pseudo_values(
         >>> pseudo_values("abc", "xxx", apart, classes=[0, 1, 1])  # one patient of a class tells no spread
         array([[nan,  3., nan]])
     """
-    names, drawn = sorted(set(patients)), sorted(set(draws))  # type: ignore[type-var]
+    names, drawn = _order(patients, draws)
     column, row = {n: i for i, n in enumerate(names)}, {d: i for i, d in enumerate(drawn)}
     said = [0] * len(patients) if classes is None else classes
     kind_of = {column[p]: k for p, k in zip(patients, said, strict=True) if k is not None}
@@ -62,6 +64,11 @@ def pseudo_values(
         for place, value in _of_draw(cases, places, kinds, statistic).items():
             cells[r, place] = value
     return cells
+
+
+def _order(patients: Sequence[Hashable], draws: Sequence[Hashable]) -> tuple[list[Hashable], list[Hashable]]:
+    """Columns and rows of cells."""
+    return list(dict.fromkeys(patients)), sorted(set(draws))  # type: ignore[type-var]
 
 
 def _of_draw(
@@ -103,14 +110,14 @@ def _fewest(places: Sequence[int], kinds: Sequence[Hashable]) -> list[int]:
 def cells_of(
     patients: Sequence[Hashable], draws: Sequence[Hashable], values: Sequence[float | None]
 ) -> Cells:
-    """Values of cases by draw and patient; the mean where a patient has several.
+    """Values of cases by draw and patient, as these first come; the mean where a patient has several.
 
     Example:
         >>> cells_of(["a", "b", "a"], [0, 0, 1], [0.5, 0.7, None])
         array([[0.5, 0.7],
                [nan, nan]])
     """
-    names, drawn = sorted(set(patients)), sorted(set(draws))  # type: ignore[type-var]
+    names, drawn = _order(patients, draws)
     where = {n: i for i, n in enumerate(names)}, {d: i for i, d in enumerate(drawn)}
     total, count = (np.zeros((len(drawn), len(names))) for _ in range(2))
     for patient, draw, value in zip(patients, draws, values, strict=True):

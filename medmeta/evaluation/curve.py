@@ -61,7 +61,7 @@ def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
         >>> learning_curves(cases, "dice")["m"].score.round(2).tolist()
         [0.2, 0.4]
     """
-    patients, draws = sorted({c.patient for c in cases}), sorted({c.draw for c in cases})
+    patients, draws = list(dict.fromkeys(c.patient for c in cases)), sorted({c.draw for c in cases})
     groups: dict[str, dict[int, list[Case]]] = {}
     for case in cases:
         groups.setdefault(case.method, {}).setdefault(case.shot, []).append(case)
@@ -84,11 +84,13 @@ def _gain(by_shot: Sequence[Sequence[Case]], metric: str) -> Cells | None:
 
 def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: Sequence[int]) -> Cells:
     """What each patient counts, on a grid of all draws and patients."""
+    place = {p: i for i, p in enumerate(patients)}
+    cases = sorted(cases, key=lambda c: place[c.patient])  # every number of labels groups patients alike
     some = SCORES[task_of(cases)][metric].make(cases)
-    whose, drawn = {c.patient for c in cases}, {c.draw for c in cases}
+    drawn = {c.draw for c in cases}
     whole = np.full((len(draws), len(patients)), np.nan)
     rows = [draws.index(d) for d in sorted(drawn)]
-    columns = [patients.index(p) for p in sorted(whose)]
+    columns = list(dict.fromkeys(place[c.patient] for c in cases))
     whole[np.ix_(rows, columns)] = some
     return whole
 
