@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners.batch import Piece, check_support, of_size, parameter_like, seeded, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
-from medmeta.learners.local_prototype import POOL, onto, places, pooled
+from medmeta.learners.local_prototype import onto, places, pooled
 from medmeta.learners.loss import example_loss
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import encoded, feature_size
@@ -36,12 +36,21 @@ def surroundings(values: Tensor) -> Tensor:
         >>> surroundings(torch.ones(1, 2, 8, 8)).shape
         torch.Size([1, 6, 8, 8])
     """
-    maps = [values]
-    for window in WINDOWS:
-        sides = [min(window, s - 1 + s % 2) for s in values.shape[2:]]
-        pool = POOL[len(sides) - 1]
-        maps.append(pool(values, sides, 1, [s // 2 for s in sides], count_include_pad=False))
-    return torch.cat(maps, 1)
+    return torch.cat([values, *(_averaged(values, window) for window in WINDOWS)], 1)
+
+
+def _averaged(values: Tensor, window: int) -> Tensor:
+    """Means of a window about each point, one axis after the other: volumes at once take ten times it.
+
+    A window has an odd number of points, no more than the axis has.
+    """
+    for axis in range(2, values.ndim):
+        side = values.shape[axis]
+        about = torch.arange(side, device=values.device)
+        near = (about - about[:, None]).abs() <= min(window, side - 1 + side % 2) // 2
+        mean = F.normalize(near.to(values.dtype), p=1, dim=0)
+        values = (values.movedim(axis, -1) @ mean).movedim(-1, axis)
+    return values
 
 
 class Points(nn.Module):

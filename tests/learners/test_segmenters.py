@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from medmeta.episodes.examples import Examples
 from medmeta.learners import (
@@ -17,6 +21,7 @@ from medmeta.learners import (
     safeguard,
 )
 from medmeta.learners.head import Head
+from medmeta.learners.in_context import WINDOWS, surroundings
 from medmeta.learners.local_prototype import local_prototypes
 from medmeta.learners.loss import set_loss
 from medmeta.learners.predictor import LinearPredictor
@@ -35,6 +40,20 @@ def two_looks(dims: int = 2) -> Examples:
     image[:, 0, :4], image[:, 1, :4] = 1, 1
     image[:, 0, 12:], image[:, 1, 12:] = 1, -1
     return Examples(image, label, CLASSES[:2])
+
+
+@pytest.mark.parametrize("sides", [(7,), (16, 5), (6, 1, 12)])
+def test_surroundings_are_means_of_windows_that_end_at_the_border(sides: Sequence[int]) -> None:
+    """Against scipy: what a window sums over zeros beyond the border, by how much of it lies within."""
+    values = torch.randn(2, 3, *sides, dtype=torch.float64)
+    found = surroundings(values)
+    assert torch.equal(found[:, :3], values)
+    for number, window in enumerate(WINDOWS, 1):
+        size = (1, 1, *(min(window, s - 1 + s % 2) for s in sides))
+        total, share = (
+            uniform_filter(v, size, mode="constant") for v in (values.numpy(), np.ones(values.shape))
+        )
+        np.testing.assert_allclose(found[:, 3 * number : 3 * number + 3], total / share, atol=1e-12)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
