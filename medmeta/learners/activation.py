@@ -26,10 +26,15 @@ class Prelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Slopes of image and weight, with a derivative of their own."""
-        apply: Any = Slopes.apply
-        found: tuple[Tensor, Tensor] = apply(slope, *ctx.saved_tensors)
-        return found
+        """Slopes of image and weight; with a derivative of their own where one is asked for."""
+        image, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            apply: Any = Slopes.apply
+            found: tuple[Tensor, Tensor] = apply(slope, image, weight)
+            return found
+        # both in one pass, which pays where nothing has to be kept for a second derivative
+        by_image, each = torch.ops.aten._prelu_kernel_backward(slope, image, _spread(weight, image))
+        return by_image, _reduce(each, weight)
 
 
 class Slopes(torch.autograd.Function):
