@@ -44,13 +44,13 @@ def _averaged(values: Tensor, window: int) -> Tensor:
 
     A window has an odd number of points, no more than the axis has.
     """
-    for axis in range(2, values.ndim):
-        side = values.shape[axis]
+    last = values.movedim(1, -1)  # as Points leave them: so every axis is a product without a copy
+    for axis, side in enumerate(last.shape[1:-1], 1):
         about = torch.arange(side, device=values.device)
         near = (about - about[:, None]).abs() <= min(window, side - 1 + side % 2) // 2
-        mean = F.normalize(near.to(values.dtype), p=1, dim=0)
-        values = (values.movedim(axis, -1) @ mean).movedim(-1, axis)
-    return values
+        mean = F.normalize(near.to(values.dtype), p=1, dim=1)
+        last = (mean @ last.reshape(last.shape[:axis].numel(), side, -1)).reshape(last.shape)
+    return last.movedim(-1, 1)
 
 
 class Points(nn.Module):
@@ -63,6 +63,12 @@ class Points(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """``(n, size, *space)`` to ``(n, out, *space)``."""
         return self.layer(values.movedim(1, -1)).movedim(-1, 1)
+
+    def of_pairs(self, one: Tensor, others: Tensor) -> Tensor:
+        """The same of the channels of ``one``, a single example, before those of each of the others."""
+        ours, theirs = self.layer.weight.split([one.shape[1], others.shape[1]], 1)
+        first = F.linear(one.movedim(1, -1), ours, self.layer.bias)  # once, not for every pair
+        return (first + F.linear(others.movedim(1, -1), theirs)).movedim(-1, 1)
 
 
 class CrossBlock(nn.Module):
@@ -83,8 +89,7 @@ class CrossBlock(nn.Module):
 
     def forward(self, query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         """Update a query ``(1, width, *space)`` and its support ``(m, width, *space)``."""
-        seen = surroundings(query).expand(len(support), -1, *query.shape[2:])
-        both = F.gelu(self.pair(torch.cat([seen, surroundings(support)], 1)))
+        both = F.gelu(self.pair.of_pairs(surroundings(query), surroundings(support)))
         return query + self.to_query(both.mean(0, keepdim=True)), support + self.to_support(both)
 
 
