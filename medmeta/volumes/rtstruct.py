@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from medmeta.volumes.tags import first, items, numbers, text, whole
 
 # a contour may lie off its slice by this part of the slice's step: planning systems round to 0.1 mm
 OFF_PLANE = 0.1
+# coordinates are written to 0.01 mm or finer
+_SAME = 0.01
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -85,7 +87,9 @@ def draw(
 ) -> NDArray[np.int32]:
     """Fill the contours on an image's grid: a voxel belongs to a region where its centre lies inside.
 
-    Contours of one region on one slice are combined by the even-odd rule, so that an inner one is a hole.
+    Contours of one region on one slice are combined by the even-odd rule, so that an inner one is a hole;
+    planning systems write holes so, whatever the kind. A closed contour that is there twice is a copy: only
+    kind ``CLOSEDPLANAR_XOR`` says that the second takes away what the first gave (PS3.3, C.8.8.6.3).
 
     Args:
         regions: what to draw.
@@ -105,7 +109,7 @@ def draw(
     for region in regions:
         if not region.contours:
             continue
-        voxels = [_voxels(k, c, back, path) for k, c in zip(region.kinds, region.contours, strict=True)]
+        voxels = [_voxels(kind, points, back, path) for kind, points in _once(region)]
         axis = _slice_axis(voxels)
         filled = np.zeros(shape, dtype=bool)
         for points in voxels:
@@ -114,6 +118,17 @@ def draw(
             raise VolumeError("overlapping-segments", found="voxels of two regions", where=path)
         out[filled] = region.number
     return out
+
+
+def _once(region: Region) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Kind and points of each contour, copies left out, from wherever and whichever way round they run."""
+    seen: set[bytes] = set()
+    for kind, points in zip(region.kinds, region.contours, strict=True):
+        corners = np.unique(np.rint(points / _SAME) + 0.0, axis=0).tobytes()
+        if kind == "CLOSED_PLANAR" and corners in seen:
+            continue
+        seen.add(corners)
+        yield kind, points
 
 
 def _voxels(

@@ -294,6 +294,43 @@ def test_contours_with_a_hole(tmp_path: Path) -> None:
     assert named_labels(file) == {3: "GTV"}
 
 
+def test_a_contour_that_is_there_twice_is_no_hole(tmp_path: Path) -> None:
+    """From another corner, the other way round, closed with its first point again, with a hole that is a copy."""
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    copies = [whole, np.roll(whole, 2, axis=0), whole[::-1], np.vstack([whole, whole[:1]]), hole, hole[::-1]]
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[4:6, 4:6, 2] = 0
+    for count in range(5, len(copies) + 1):
+        file = structures(made, [("CLOSED_PLANAR", c) for c in copies[:count]], tmp_path / "rt.dcm")
+        found = load_mask(file, like=load(folder))[0].numpy()
+        np.testing.assert_array_equal(found > 0, expected)
+
+
+def test_combined_by_xor_where_the_file_says_so(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    kept = square(0.5, 2.5, 3)
+    contours = [("CLOSEDPLANAR_XOR", c) for c in (whole, hole, hole, square(3.5, 5.5, 3), kept)]
+    file = structures(made, [*contours, ("CLOSEDPLANAR_XOR", contours[3][1])], tmp_path / "rt.dcm")
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[1:3, 1:3, 3] = 1
+    np.testing.assert_array_equal(load_mask(file, like=load(folder))[0].numpy() > 0, expected)
+
+
+def test_a_hole_by_a_keyhole(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    keyhole = np.vstack([whole, whole[:1], hole, hole[:1], whole[:1]])
+    file = structures(made, [("CLOSED_PLANAR", keyhole), ("CLOSED_PLANAR", keyhole)], tmp_path / "rt.dcm")
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[4:6, 4:6, 2] = 0
+    np.testing.assert_array_equal(load_mask(file, like=load(folder))[0].numpy() > 0, expected)
+
+
 def test_a_disc_has_the_area_of_a_disc(tmp_path: Path) -> None:
     folder, made = source(tmp_path)
     turn = np.linspace(0, 2 * np.pi, 200, endpoint=False)
