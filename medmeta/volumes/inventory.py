@@ -89,11 +89,14 @@ class Entry:
             orientation=_orientation(affine),
         )
 
-    def with_labels(self, labels: dict[str, int]) -> Entry:
-        """The same with more labels."""
+    def with_labels(self, labels: dict[str, int], mask: str) -> Entry:
+        """The same with more labels; those that another mask of the image has, too, are called by theirs."""
+        twice = [name for name in labels if name in self.labels]
+        labels = {f"{name} ({mask})" if name in twice else name: count for name, count in labels.items()}
         millilitres = abs(float(np.linalg.det(np.array(self.affine)[:3, :3]))) / 1000 if self.affine else 0.0
         volumes = {name: round(count * millilitres, 3) for name, count in labels.items()}
-        return replace(self, labels={**self.labels, **labels}, labels_ml={**self.labels_ml, **volumes})
+        more = replace(self, labels={**self.labels, **labels}, labels_ml={**self.labels_ml, **volumes})
+        return more.warned(f"several masks of it have the label {', '.join(twice)}") if twice else more
 
     def warned(self, *warnings: str) -> Entry:
         """The same with more warnings."""
@@ -291,7 +294,7 @@ def _mask(header: Header, images: list[_Image], root: Path, call: _Call) -> list
         labels = _counted(header.path, image.stack.affine, image.stack.shape, about)
     except VolumeError as error:
         return [alone.refused(error)]
-    image.entry = image.entry.with_labels(labels)
+    image.entry = image.entry.with_labels(labels, _relative(header.path, root))
     return []
 
 
@@ -435,7 +438,7 @@ def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call
     for mask in masks:
         try:
             labels = _counted(mask, scan.affine, shape, {})
-            entry = entry.with_labels(_named(mask, labels))
+            entry = entry.with_labels(_named(mask, labels), _relative(mask, root))
         except VolumeError as error:
             if error.code == "empty-mask":
                 entry = entry.warned("the mask is empty")
@@ -478,7 +481,7 @@ def _lonely(file: Path, root: Path, call: _Call) -> Entry:
     values, counts = np.unique(mask[mask > 0], return_counts=True)
     labels = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
     entry = _gridded(entry, scan, mask.shape)
-    return entry.with_labels(_named(file, labels)).warned("a mask without its image")
+    return entry.with_labels(_named(file, labels), entry.path).warned("a mask without its image")
 
 
 def _gridded(entry: Entry, scan: Scan, shape: tuple[int, ...]) -> Entry:

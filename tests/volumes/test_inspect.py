@@ -124,6 +124,42 @@ def test_masks_find_their_images(tmp_path: Path, images: list[str], mask_name: s
     assert len({found[name]["patient"] for name in images}) == 1
 
 
+def test_several_masks_of_one_image_are_counted_apart(tmp_path: Path) -> None:
+    """Two raters', or a file an organ; the count of one does not take the place of the other's."""
+    array = np.zeros((4, 5, 6), np.uint8)
+    nifti(tmp_path / "a.nii.gz", array)
+    for number in (1, 2):
+        array[:number] = 1
+        nifti(tmp_path / f"a_mask_rater{number}.nii.gz", array)
+    array[3] = 2
+    nifti(tmp_path / "a_seg.nii.gz", array)
+    folder, made = source(tmp_path / "study")
+    drawn = mask()
+    for name in ("one", "two"):
+        (tmp_path / "study" / name).mkdir()
+    write(made, drawn, tmp_path / "study" / "one" / "seg.dcm")
+    drawn[1] = 0
+    write(made, drawn, tmp_path / "study" / "two" / "seg.dcm")
+    found = by_path(tmp_path)
+    assert set(found) == {"a.nii.gz", "study/image"}
+    assert found["a.nii.gz"]["labels"] == {
+        "1": 30,
+        "1 (a_mask_rater2.nii.gz)": 60,
+        "1 (a_seg.nii.gz)": 60,
+        "2": 30,
+    }
+    assert found["a.nii.gz"]["labels_ml"]["1 (a_mask_rater2.nii.gz)"] == 0.6
+    assert found["a.nii.gz"]["warnings"] == ["several masks of it have the label 1"]
+    labels = found["study/image"]["labels"]
+    assert labels == {
+        "core": 36,
+        "Edema": 12,
+        "core (study/two/seg.dcm)": 18,
+        "Edema (study/two/seg.dcm)": 12,
+    }
+    assert found["study/image"]["warnings"] == ["several masks of it have the label core, Edema"]
+
+
 def test_an_empty_mask_is_said(tmp_path: Path) -> None:
     nifti(tmp_path / "a.nii.gz", np.zeros((4, 5, 6), np.uint8))
     nifti(tmp_path / "a_seg.nii.gz", np.zeros((4, 5, 6), np.uint8))
