@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,7 +25,16 @@ from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
 from medmeta.volumes.layouts.listing import CohortError, read_json, stem, told_apart
-from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
+from medmeta.volumes.loading import (
+    READERS,
+    UNREAD,
+    another_kind,
+    named_labels,
+    read_file,
+    read_mask,
+    read_raw_mask,
+    suffix,
+)
 from medmeta.volumes.patients import settle
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
@@ -193,10 +202,20 @@ def _below(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
     entries = _dicom(list(dicom_files(files)), root, call)
     if not call.choice:  # a choice is one among DICOM series
         entries += _others([file for file in files if suffix(file) in READERS], root, call)
+        entries += [Entry(_relative(file, root)).refused(another_kind(file)) for file in _unread(files)]
     for file in files:
         if suffix(file) == ".zip":
             entries += _zip(file, root, call)
     return entries
+
+
+def _unread(files: Sequence[Path]) -> Iterator[Path]:
+    """Volumes of formats that are not read; a pair by its header, and a header of something else is none."""
+    known = {file for file in files if suffix(file) in UNREAD}
+    voxels = {file.with_suffix("") for file in known if suffix(file) == ".img"}
+    for file in sorted(known):
+        if suffix(file) != ".img" and (suffix(file) != ".hdr" or file.with_suffix("") in voxels):
+            yield file
 
 
 def _zip(file: Path, root: Path, call: _Call) -> list[Entry]:

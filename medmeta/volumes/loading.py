@@ -43,8 +43,25 @@ READERS: dict[str, Callable[..., Scan]] = {
     ".npz": read_npz,
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".npz")
-WITHOUT_SERIES = "a file without series"
-"""What is found where a series was asked for and there is no DICOM to have one."""
+UNREAD = {
+    ".hdr": "an Analyze or NIfTI pair (.hdr and .img)",
+    ".img": "an Analyze or NIfTI pair (.hdr and .img)",
+    ".mgh": "a volume of FreeSurfer's",
+    ".mgz": "a volume of FreeSurfer's",
+}
+"""Volumes of formats that are known and not read."""
+
+
+class WithoutSeriesError(VolumeError):
+    """A series was asked for where there is no DICOM to have one.
+
+    Args:
+        where: the file.
+    """
+
+    def __init__(self, where: Path) -> None:
+        cure = "Leave out series=, modality= and description=: they choose among DICOM series."
+        super().__init__("no-such-series", found="a file without series", where=where, cure=cure)
 
 
 def load(
@@ -116,7 +133,7 @@ def read(
         with unpacked(path) as folder:
             return _folder(folder, path, choice, max_voxels)
     if not is_dicom(path):
-        raise VolumeError("not-a-volume", found="another kind of file", where=path)
+        raise another_kind(path)
     one = _one(path)
     if not choice.fits(one):
         raise VolumeError("no-such-series", found=f"the series {listed([one])}", where=path)
@@ -126,8 +143,15 @@ def read(
 def _no_series(path: Path, choice: Choice) -> None:
     """Refuse a choice among series for a file that knows none: it would be taken for granted."""
     if choice:
-        cure = "Leave out series=, modality= and description=: they choose among DICOM series."
-        raise VolumeError("no-such-series", found=WITHOUT_SERIES, where=path, cure=cure)
+        raise WithoutSeriesError(path)
+
+
+def another_kind(path: Path) -> VolumeError:
+    """What to say of a file that is of no kind that is read."""
+    if suffix(path) not in UNREAD:
+        return VolumeError("not-a-volume", found="another kind of file", where=path)
+    cure = "Convert it to a NIfTI of one file (.nii.gz)."
+    return VolumeError("not-a-volume", found=UNREAD[suffix(path)], where=path, cure=cure)
 
 
 def read_file(path: Path, *, channels: int = 1, max_voxels: int = MAX_VOXELS) -> Scan:
@@ -358,9 +382,10 @@ def _from_dicom(
     resample: bool,
 ) -> tuple[NDArray[np.int32], dict[int, str]]:
     header = read_header(path) if is_dicom(path) else None
-    if header is None or not header.is_mask:
-        found = "an image" if header is not None else "another kind of file"
-        raise VolumeError("not-a-volume", found=found, where=path, cure="Name a mask.")
+    if header is None:
+        raise another_kind(path)
+    if not header.is_mask:
+        raise VolumeError("not-a-volume", found="an image", where=path, cure="Name a mask.")
     _of_this_patient(header, about)
     if header.sop_class == RTSTRUCT:
         from medmeta.volumes.rtstruct import draw, read_contours

@@ -295,7 +295,7 @@ def test_contours_with_a_hole(tmp_path: Path) -> None:
 
 
 def test_a_contour_that_is_there_twice_is_no_hole(tmp_path: Path) -> None:
-    """From another corner, the other way round, closed with its first point again, with a hole that is a copy."""
+    """From another corner, the other way round, closed with its first point again; and its hole twice."""
     folder, made = source(tmp_path)
     whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
     copies = [whole, np.roll(whole, 2, axis=0), whole[::-1], np.vstack([whole, whole[:1]]), hole, hole[::-1]]
