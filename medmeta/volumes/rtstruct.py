@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.quiet import quiet
 from medmeta.volumes.scan import LPS_TO_RAS
 from medmeta.volumes.tags import first, items, numbers, text, whole
+
+_LOG = logging.getLogger("medmeta.volumes")
 
 # a contour may lie off its slice by this part of the slice's step: planning systems round to 0.1 mm
 OFF_PLANE = 0.1
@@ -112,8 +115,8 @@ def draw(
         voxels = [_voxels(kind, points, back, path) for kind, points in _once(region)]
         axis = _slice_axis(voxels)
         filled = np.zeros(shape, dtype=bool)
-        for points in voxels:
-            _fill(points, axis, filled, path)
+        drawn = {_fill(points, axis, filled, path) for points in voxels}
+        _say_gaps(drawn, path)
         if (filled & (out > 0)).any():
             raise VolumeError("overlapping-segments", found="voxels of two regions", where=path)
         out[filled] = region.number
@@ -148,7 +151,20 @@ def _slice_axis(voxels: Sequence[NDArray[np.float64]]) -> int:
     return int(2 - np.argmin(spread[::-1] - 1e-6 * np.array([2, 1, 0])))
 
 
-def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], path: Path) -> None:
+def _say_gaps(drawn: set[int], path: Path) -> None:
+    """Log where a region is drawn on every second slice or fewer: what lies between is not filled."""
+    steps = np.diff(sorted(drawn))
+    if len(steps) > 1 and np.median(steps) > 1:
+        _LOG.warning(
+            "%s: contours on one slice in %d: those between stay empty; interpolate the contours where they"
+            " were drawn",
+            path.name,
+            int(np.median(steps)),
+        )
+
+
+def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], path: Path) -> int:
+    """Fill one contour; gives the slice it lies on."""
     place = float(np.median(points[:, axis]))
     index = round(place)
     off = float(np.abs(points[:, axis] - index).max())
@@ -162,6 +178,7 @@ def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], pat
     if flat.min() < -1 or (flat.max(axis=0) > np.array(plane.shape)).any():
         raise VolumeError("bad-contour", found="a contour outside the image", where=path)
     plane ^= inside(flat, plane.shape)
+    return index
 
 
 def inside(polygon: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:

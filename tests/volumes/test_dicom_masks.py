@@ -320,6 +320,16 @@ def test_combined_by_xor_where_the_file_says_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_mask(file, like=load(folder))[0].numpy() > 0, expected)
 
 
+def test_contours_on_every_second_slice_are_said(tmp_path: Path, caplog: Any) -> None:
+    folder, made = source(tmp_path)
+    for slices, said in (((0, 1, 2, 4), False), ((0, 4), False), ((0, 2, 4), True)):
+        caplog.clear()
+        contours = [("CLOSED_PLANAR", square(0.5, 4.5, slice)) for slice in slices]
+        found = load_mask(structures(made, contours, tmp_path / "rt.dcm"), like=load(folder))
+        assert int((found > 0).sum()) == 16 * len(slices)
+        assert ("one slice in 2" in caplog.text) == said
+
+
 def test_a_hole_by_a_keyhole(tmp_path: Path) -> None:
     folder, made = source(tmp_path)
     whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
