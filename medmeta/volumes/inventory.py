@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medmeta.volumes.archive import unpacked
 from medmeta.volumes.cohort import patient_key
@@ -25,16 +24,8 @@ from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
 from medmeta.volumes.layouts.listing import CohortError, read_json, told_apart
-from medmeta.volumes.loading import (
-    READERS,
-    UNREAD,
-    another_kind,
-    named_labels,
-    read_file,
-    read_mask,
-    read_raw_mask,
-    suffix,
-)
+from medmeta.volumes.loading import READERS, UNREAD, another_kind, read_file, suffix
+from medmeta.volumes.mask_loading import ImageGrid, named_labels, read_mask, read_raw_mask
 from medmeta.volumes.owners import base_of, index_of, is_mask, owners
 from medmeta.volumes.patients import settle
 from medmeta.volumes.preflight import Stack, preflight
@@ -233,8 +224,8 @@ def _mask(header: Header, images: list[_Image], root: Path, call: _Call) -> list
                 alone.warned(f"the image it belongs to {why}", f"its labels: {', '.join(names.values())}")
             ]
         first = image.series.headers[0]
-        about = {"frame": process_key(first.frame_of_reference), "series": process_key(first.series)}
-        labels = _counted(header.path, image.stack.affine, image.stack.shape, about)
+        keys = process_key(first.frame_of_reference), process_key(first.series)
+        labels = _counted(header.path, ImageGrid(image.stack.affine, image.stack.shape, *keys))
     except VolumeError as error:
         return [alone.refused(error)]
     image.entry = image.entry.with_labels(labels, _relative(header.path, root))
@@ -250,18 +241,16 @@ def _image_of(header: Header, images: Sequence[_Image]) -> _Image | None:
     return named[0] if len(named) == 1 else None
 
 
-def _counted(
-    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
-) -> dict[str, int]:
+def _counted(path: Path, like: ImageGrid) -> dict[str, int]:
     """Voxels of each label by name; segments that overlap are counted one by one."""
     try:
-        mask, names = read_mask(path, affine, shape, about)
+        mask, names = read_mask(path, like)
         values, counts = np.unique(mask[mask > 0], return_counts=True)
         found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     except VolumeError as error:
         if error.code not in ("overlapping-segments", "bad-contour"):
             raise
-        found, names = _one_by_one(path, affine, shape, about)
+        found, names = _one_by_one(path, like)
         if not names:
             raise
     called = [names.get(number, str(number)) for number in found]
@@ -271,14 +260,12 @@ def _counted(
     }
 
 
-def _one_by_one(
-    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
-) -> tuple[dict[int, int], dict[int, str]]:
+def _one_by_one(path: Path, like: ImageGrid) -> tuple[dict[int, int], dict[int, str]]:
     names = named_labels(path)
     found = {}
     for number in names:
         try:
-            found[number] = int(read_mask(path, affine, shape, about, number)[0].sum())
+            found[number] = int(read_mask(path, like, number)[0].sum())
         except VolumeError as error:
             if error.code not in ("missing-label", "empty-mask"):
                 raise
@@ -328,7 +315,7 @@ def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call
     refused = []
     for mask in masks:
         try:
-            labels = _counted(mask, scan.affine, shape, {})
+            labels = _counted(mask, ImageGrid(scan.affine, shape))
             entry = entry.with_labels(_named(mask, labels), _relative(mask, root))
         except VolumeError as error:
             if error.code == "empty-mask":

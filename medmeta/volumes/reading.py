@@ -11,7 +11,8 @@ import torch
 
 from medmeta.volumes.errors import own_name
 from medmeta.volumes.layouts import CohortError
-from medmeta.volumes.loading import WithoutSeriesError, load_mask, read, tensor
+from medmeta.volumes.loading import WithoutSeriesError, read, tensor
+from medmeta.volumes.mask_loading import load_mask
 from medmeta.volumes.record import Volume
 from medmeta.volumes.scan import Scan
 

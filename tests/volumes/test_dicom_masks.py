@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medmeta.volumes import VolumeError, inspect, load, load_mask, open_cohort
-from medmeta.volumes.loading import named_labels
+from medmeta.volumes.mask_loading import named_labels
 from tests.volumes.phantoms import AXIAL, OBLIQUE, classic, save, voxels
 
 SHAPE = (6, 12, 10)  # slice, row, column
