@@ -150,7 +150,7 @@ def _drawn_again(volumes: Iterable[Volume]) -> list[str]:
     for v in volumes:
         if v.mask is not None:
             masks.setdefault((v.image, v.series, v.tumour), set()).add((v.mask, v.label))
-    several = sum(len(own) > 1 for own in masks.values())
+    several = len({(image, series) for (image, series, _), own in masks.items() if len(own) > 1})
     if not several:
         return []
     return [

@@ -494,9 +494,10 @@ def test_two_masks_of_one_type_in_one_image_are_said(tmp_path: Path) -> None:
     header = "patient,image,mask,tumor,label"
     table(tmp_path, "p,a.nii.gz,one.nii.gz,x,1", "p,a.nii.gz,one.nii.gz,y,2", "p,a.nii.gz,,z,", header=header)
     assert open_cohort(tmp_path).problems == ()
-    table(tmp_path, "p,a.nii.gz,one.nii.gz,x,1", "p,a.nii.gz,two.nii.gz,x,1", header=header)
+    rows = [f"p,a.nii.gz,{name}.nii.gz,{kind}" for name in ("one", "two") for kind in ("x,1", "y,2")]
+    table(tmp_path, *rows, header=header)
     cohort = open_cohort(tmp_path)
-    assert len(cohort.volumes) == 2
+    assert len(cohort.volumes) == 4
     assert len(cohort.problems) == 1
     assert cohort.problems[0].startswith("1 image(s) with several masks of one tumour type")
 
