@@ -66,6 +66,7 @@ def load_mask(
 
     Example:
         >>> import tempfile, nibabel
+        >>> from medmeta.volumes import load
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in ("image", "mask"):
         ...     image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4))
