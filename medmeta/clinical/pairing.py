@@ -56,7 +56,8 @@ def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
     Args:
         scans: files or folders, or files of one channel each: a list, or ``"t1.nii;t2.nii"``.
         folder: of the masks, each called as its scan, with one of
-            :data:`medmeta.clinical.bundle.ENDINGS` or none.
+            :data:`medmeta.clinical.bundle.ENDINGS` or none; a scan of several files is called as the first of
+            them, or else by what all of them are: ``case_1_t1.nii`` and ``case_1_t2.nii`` by ``case_1``.
 
     Returns:
         One path a scan, in their order; none at all where the folder has none or is not there.
@@ -67,7 +68,10 @@ def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
     masks = sorted(Path(folder).glob("[!.]*"))
     if not masks:
         return []
-    found = [[mask for mask in masks if case_of(mask) == case_of(files_of(scan)[0])] for scan in scans]
+    named: dict[str, list[Path]] = {}
+    for mask in masks:
+        named.setdefault(case_of(mask), []).append(mask)
+    found = [next((named[name] for name in _names(files_of(scan)) if name in named), []) for scan in scans]
     wrong = [len(own) for own in found if len(own) != 1]
     if wrong:
         raise BundleError(
@@ -76,6 +80,12 @@ def masks_of(scans: Sequence[Any], folder: str | os.PathLike[str]) -> list[str]:
             cure=f"Name that of case.nii.gz case{ENDINGS[0]}.nii.gz, or give --masklist in the scans' order.",
         )
     return [str(own) for (own,) in found]
+
+
+def _names(scan: Sequence[Path]) -> Iterator[str]:
+    """What the mask of a scan may be called, the likeliest first."""
+    yield case_of(scan[0])
+    yield from (name for _, name in _shared(scan))
 
 
 def refuse_crossed(scans: Sequence[Sequence[Path]], masks: Sequence[Path]) -> None:

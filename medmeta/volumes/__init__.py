@@ -9,7 +9,8 @@ from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.inventory import inspect
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.leaks import Leak, LeakReport, find_leaks
-from medmeta.volumes.loading import load, load_mask
+from medmeta.volumes.loading import load
+from medmeta.volumes.mask_loading import load_mask
 from medmeta.volumes.plan import Plan, make_plan
 from medmeta.volumes.prepared import Prepared, prepare
 from medmeta.volumes.record import Volume

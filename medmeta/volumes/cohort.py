@@ -113,6 +113,7 @@ def open_cohort(
             f"at least one usable volume in the layout {name!r}", found=_none_found(listing), cure=_CURE[name]
         )
     listing.problems += _spellings(v.patient for v in listing.volumes)
+    listing.problems += _drawn_again(listing.volumes)
     _say(listing.problems)
     folder = root if root.is_dir() else root.parent
     return Cohort(folder.resolve().name, tuple(listing.volumes), folder, tuple(listing.problems), name)
@@ -140,6 +141,21 @@ def _spellings(patients: Iterable[str]) -> list[str]:
     return [
         f"{doubtful} patients whose keys differ only in capitals, spaces or dashes: taken for different"
         " ones; write one key a patient if they are not"
+    ]
+
+
+def _drawn_again(volumes: Iterable[Volume]) -> list[str]:
+    """Whether one type is outlined in an image several times: by several raters, or lesion by lesion."""
+    masks: dict[tuple, set[tuple]] = {}
+    for v in volumes:
+        if v.mask is not None:
+            masks.setdefault((v.image, v.series, v.tumour), set()).add((v.mask, v.label))
+    several = len({(image, series) for (image, series, _), own in masks.items() if len(own) > 1})
+    if not several:
+        return []
+    return [
+        f"{several} image(s) with several masks of one tumour type: each mask is taken alone, what only the"
+        " others outline for background; join the lesions of an image in one mask, or keep one rater's"
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -13,47 +13,19 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from medmeta.volumes.dicom_slices import Slice, classic_slices, frame_slices
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.quiet import quiet
-from medmeta.volumes.tags import first, items, number, numbers, raw, text, texts, whole
+from medmeta.volumes.tags import first, items, number, raw, text, texts, whole
 from medmeta.volumes.units import Unit, unit_of
 
 SEG, LABELMAP_SEG = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 MASKS = frozenset({SEG, LABELMAP_SEG, RTSTRUCT})
+# of an ultrasound volume, whose axes are those of its probe (PS3.3, C.8.24)
+_VOLUME_FRAME = 0x00209312
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One plane of an image.
-
-    Args:
-        frame: index within the file's frames.
-        position: centre of the first voxel (mm, LPS), ``()`` where absent.
-        orientation: direction along a row and along a column (LPS), ``()`` where absent.
-        spacing: distance between rows and between columns (mm), ``()`` where absent.
-        thickness: SpacingBetweenSlices, else SliceThickness (mm), or None.
-        slope, intercept: of the rescaling to real values.
-        stack: StackID of an enhanced file.
-        echo, time, direction, component: what tells two images of one position apart.
-        moment: times that may well differ between slices of one volume, and tell doubled ones apart.
-    """
-
-    frame: int = 0
-    position: tuple[float, ...] = ()
-    orientation: tuple[float, ...] = ()
-    spacing: tuple[float, ...] = ()
-    thickness: float | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-    stack: str = ""
-    echo: tuple = ()
-    time: tuple = ()
-    direction: tuple = ()
-    component: tuple = ()
-    moment: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +184,7 @@ def header_of(ds: Dataset, path: Path, pixel_bytes: int | None, left: int | None
         frames=whole(ds, 0x00280008, 1),
         pixel_bytes=pixel_bytes,
         bytes_left=left,
-        slices=frame_slices(ds) if multiframe else _classic(ds),
+        slices=frame_slices(ds) if multiframe else classic_slices(ds),
         unit=unit_of(ds, kind=_rescale_type(ds) if multiframe else ""),
         tilt=number(ds, 0x00181120) or 0.0,
         transformed=bool(items(ds, 0x00283000)),
@@ -279,98 +251,10 @@ def _referenced(ds: Dataset) -> tuple[str, ...]:
     return tuple(dict.fromkeys(uid for uid in found if uid))
 
 
-def _classic(ds: Dataset) -> tuple[Slice, ...]:
-    one = Slice(
-        position=numbers(ds, 0x00200032),
-        orientation=numbers(ds, 0x00200037),
-        spacing=numbers(ds, 0x00280030),
-        thickness=number(ds, 0x00180088) or number(ds, 0x00180050),
-        slope=_or(number(ds, 0x00281053), 1.0),
-        intercept=_or(number(ds, 0x00281052), 0.0),
-        echo=(_rounded(number(ds, 0x00180081)), text(ds, 0x00180086)),
-        time=(text(ds, 0x00200100),),
-        direction=(number(ds, 0x00189087), *numbers(ds, 0x00189089), text(ds, 0x0019100C)),
-        component=(texts(ds, 0x00080008)[2:4], text(ds, 0x00089208)),
-        moment=tuple(text(ds, t) for t in (0x00181060, 0x00200012, 0x00541300, 0x00080032, 0x00080033)),
-    )
-    return (one,)
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
-
-
-def _rounded(value: float | None) -> float | None:
-    """An echo time to 1 %: repeated slices of one echo differ in the last digits on some scanners."""
-    return None if value is None else float(f"{value:.2g}")
-
-
-# functional groups: sequence, and what is taken from it
-_POSITION, _ORIENTATION, _MEASURES = 0x00209113, 0x00209116, 0x00289110
-# an ultrasound volume says the same in a frame of reference of its own (PS3.3, C.8.24)
-_VOLUME_POSITION, _VOLUME_ORIENTATION, _VOLUME_FRAME = 0x0020930E, 0x0020930F, 0x00209312
-_TRANSFORM, _CONTENT, _ECHO, _DIFFUSION = 0x00289145, 0x00209111, 0x00189114, 0x00189117
-_TYPES = (0x00189226, 0x00189329, 0x00189751, 0x00209529)
-
-
-def frame_slices(ds: Dataset) -> tuple[Slice, ...]:
-    """One slice a frame; a group that is not in the frame is taken from the shared ones."""
-    shared = _groups(first(ds, 0x52009229), Slice(component=(texts(ds, 0x00080008)[2:4], "")))
-    frames = items(ds, 0x52009230)
-    return tuple(replace(_groups(frame, shared), frame=index) for index, frame in enumerate(frames))
-
-
 def _rescale_type(ds: Dataset) -> str:
     """RescaleType of an enhanced file: of its shared groups, else of its first frame."""
     for groups in (first(ds, 0x52009229), first(ds, 0x52009230)):
-        transform = first(groups, _TRANSFORM) if groups is not None else None
+        transform = first(groups, 0x00289145) if groups is not None else None
         if transform is not None:
             return text(transform, 0x00281054)
     return ""
-
-
-def _groups(ds: Dataset | None, known: Slice) -> Slice:
-    if ds is None:
-        return known
-    found: dict[str, object] = {}
-    if (group := first(ds, _POSITION)) is not None:
-        found["position"] = numbers(group, 0x00200032)
-    if (group := first(ds, _ORIENTATION)) is not None:
-        found["orientation"] = numbers(group, 0x00200037)
-    found.update(_in_volume(ds))
-    if (group := first(ds, _MEASURES)) is not None:
-        found["spacing"] = numbers(group, 0x00280030)
-        found["thickness"] = number(group, 0x00180088) or number(group, 0x00180050)
-    if (group := first(ds, _TRANSFORM)) is not None:
-        found["slope"] = _or(number(group, 0x00281053), 1.0)
-        found["intercept"] = _or(number(group, 0x00281052), 0.0)
-    found.update(_told_apart(ds))
-    return replace(known, **found)  # type: ignore[arg-type]
-
-
-def _in_volume(ds: Dataset) -> dict[str, object]:
-    """Position and orientation of a frame of an ultrasound volume."""
-    found: dict[str, object] = {}
-    if (group := first(ds, _VOLUME_POSITION)) is not None:
-        found["position"] = numbers(group, 0x00209301)
-    if (group := first(ds, _VOLUME_ORIENTATION)) is not None:
-        found["orientation"] = numbers(group, 0x00209302)
-    return found
-
-
-def _told_apart(ds: Dataset) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if (group := first(ds, _CONTENT)) is not None:
-        found["time"] = (whole(group, 0x00209128),)
-        found["stack"] = text(group, 0x00209056)
-        found["moment"] = (text(group, 0x00189074), text(group, 0x00189151), whole(group, 0x00209156))
-    if (group := first(ds, _ECHO)) is not None:
-        found["echo"] = (_rounded(number(group, 0x00189082)), "")
-    if (group := first(ds, _DIFFUSION)) is not None:
-        gradient = first(group, 0x00189076)
-        way = numbers(gradient, 0x00189089) if gradient is not None else ()
-        found["direction"] = (number(group, 0x00189087), *way, text(group, 0x00189075))
-    for tag in _TYPES:
-        if (group := first(ds, tag)) is not None:
-            found["component"] = (texts(group, 0x00089007)[2:4], text(group, 0x00089208))
-    return found

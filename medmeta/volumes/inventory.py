@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medmeta.volumes.archive import unpacked
 from medmeta.volumes.cohort import patient_key
@@ -21,89 +19,18 @@ from medmeta.volumes.dicom_header import Header
 from medmeta.volumes.dicom_series import Choice, Series, dicom_files, files_below, group, listed
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
+from medmeta.volumes.inspected import Entry
 from medmeta.volumes.keys import process_key
 from medmeta.volumes.layouts.decathlon import modalities
 from medmeta.volumes.layouts.labels import label_names
-from medmeta.volumes.layouts.listing import CohortError, read_json, stem, told_apart
-from medmeta.volumes.loading import READERS, named_labels, read_file, read_mask, read_raw_mask, suffix
+from medmeta.volumes.layouts.listing import CohortError, read_json, told_apart
+from medmeta.volumes.loading import READERS, UNREAD, another_kind, read_file, suffix
+from medmeta.volumes.mask_loading import ImageGrid, named_labels, read_mask, read_raw_mask
+from medmeta.volumes.owners import base_of, index_of, is_mask, owners
 from medmeta.volumes.patients import settle
 from medmeta.volumes.preflight import Stack, preflight
 from medmeta.volumes.progress import Track, silent
-from medmeta.volumes.scan import Scan, spacing
-
-_MASK_FOLDER = re.compile(
-    r"^(labels?|masks?|seg(mentation)?s?|annotations?|gt)(tr|ts|va|val|train|test)?$", re.I
-)
-_MASK_WORD = re.compile(r"(^|[_\-. ])(seg|segmentation|segs|labels?|masks?|rois?|gt)(?=[_\-. ]|$)", re.I)
-_CHANNEL = re.compile(r"([_\-.](\d{4}|image|img|ct|mr|pet))$", re.I)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of ``inspect``; its fields are the keys of the JSON.
-
-    Args:
-        path: relative to what was inspected.
-        ok: whether it can be read.
-        code, message: the refusal, ``""`` where there is none.
-        patient: hashed key.
-        modality, unit: ``""`` where unknown.
-        shape: ``(x, y, z)``.
-        spacing_mm: voxel size.
-        affine: 4 rows, voxel index to RAS mm.
-        orientation: where the stored axes point to, e.g. ``"RAS"``.
-        labels: voxels of each label.
-        labels_ml: the same in millilitres.
-        warnings: what is worth knowing.
-        series: short key that chooses it among several of one path.
-    """
-
-    path: str
-    ok: bool = True
-    code: str = ""
-    message: str = ""
-    patient: str = ""
-    modality: str = ""
-    unit: str = ""
-    shape: tuple[int, ...] = ()
-    spacing_mm: tuple[float, ...] = ()
-    affine: tuple[tuple[float, ...], ...] = ()
-    orientation: str = ""
-    labels: dict[str, int] = field(default_factory=dict)
-    labels_ml: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    series: str = ""
-
-    def refused(self, error: VolumeError) -> Entry:
-        """The same with a verdict against it."""
-        return replace(self, ok=False, code=error.code, message=str(error))
-
-    def on(self, affine: NDArray[np.float64], shape: Sequence[int]) -> Entry:
-        """The same with a grid."""
-        rows = tuple(tuple(round(float(v), 6) + 0.0 for v in row) for row in affine)
-        return replace(
-            self,
-            affine=rows,
-            shape=tuple(shape),
-            spacing_mm=spacing(affine),
-            orientation=_orientation(affine),
-        )
-
-    def with_labels(self, labels: dict[str, int]) -> Entry:
-        """The same with more labels."""
-        millilitres = abs(float(np.linalg.det(np.array(self.affine)[:3, :3]))) / 1000 if self.affine else 0.0
-        volumes = {name: round(count * millilitres, 3) for name, count in labels.items()}
-        return replace(self, labels={**self.labels, **labels}, labels_ml={**self.labels_ml, **volumes})
-
-    def warned(self, *warnings: str) -> Entry:
-        """The same with more warnings."""
-        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
-
-
-def _orientation(affine: NDArray[np.float64]) -> str:
-    from nibabel.orientations import aff2axcodes
-
-    return "".join(code or "?" for code in aff2axcodes(affine))
+from medmeta.volumes.scan import Scan
 
 
 def inspect(
@@ -190,10 +117,20 @@ def _below(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
     entries = _dicom(list(dicom_files(files)), root, call)
     if not call.choice:  # a choice is one among DICOM series
         entries += _others([file for file in files if suffix(file) in READERS], root, call)
+        entries += [Entry(_relative(file, root)).refused(another_kind(file)) for file in _unread(files)]
     for file in files:
         if suffix(file) == ".zip":
             entries += _zip(file, root, call)
     return entries
+
+
+def _unread(files: Sequence[Path]) -> Iterator[Path]:
+    """Volumes of formats that are not read; a pair by its header, and a header of something else is none."""
+    known = {file for file in files if suffix(file) in UNREAD}
+    voxels = {file.with_suffix("") for file in known if suffix(file) == ".img"}
+    for file in sorted(known):
+        if suffix(file) != ".img" and (suffix(file) != ".hdr" or file.with_suffix("") in voxels):
+            yield file
 
 
 def _zip(file: Path, root: Path, call: _Call) -> list[Entry]:
@@ -287,11 +224,11 @@ def _mask(header: Header, images: list[_Image], root: Path, call: _Call) -> list
                 alone.warned(f"the image it belongs to {why}", f"its labels: {', '.join(names.values())}")
             ]
         first = image.series.headers[0]
-        about = {"frame": process_key(first.frame_of_reference), "series": process_key(first.series)}
-        labels = _counted(header.path, image.stack.affine, image.stack.shape, about)
+        keys = process_key(first.frame_of_reference), process_key(first.series)
+        labels = _counted(header.path, ImageGrid(image.stack.affine, image.stack.shape, *keys))
     except VolumeError as error:
         return [alone.refused(error)]
-    image.entry = image.entry.with_labels(labels)
+    image.entry = image.entry.with_labels(labels, _relative(header.path, root))
     return []
 
 
@@ -304,18 +241,16 @@ def _image_of(header: Header, images: Sequence[_Image]) -> _Image | None:
     return named[0] if len(named) == 1 else None
 
 
-def _counted(
-    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
-) -> dict[str, int]:
+def _counted(path: Path, like: ImageGrid) -> dict[str, int]:
     """Voxels of each label by name; segments that overlap are counted one by one."""
     try:
-        mask, names = read_mask(path, affine, shape, about)
+        mask, names = read_mask(path, like)
         values, counts = np.unique(mask[mask > 0], return_counts=True)
         found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     except VolumeError as error:
         if error.code not in ("overlapping-segments", "bad-contour"):
             raise
-        found, names = _one_by_one(path, affine, shape, about)
+        found, names = _one_by_one(path, like)
         if not names:
             raise
     called = [names.get(number, str(number)) for number in found]
@@ -325,14 +260,12 @@ def _counted(
     }
 
 
-def _one_by_one(
-    path: Path, affine: NDArray[np.float64], shape: tuple[int, int, int], about: dict[str, Any]
-) -> tuple[dict[int, int], dict[int, str]]:
+def _one_by_one(path: Path, like: ImageGrid) -> tuple[dict[int, int], dict[int, str]]:
     names = named_labels(path)
     found = {}
     for number in names:
         try:
-            found[number] = int(read_mask(path, affine, shape, about, number)[0].sum())
+            found[number] = int(read_mask(path, like, number)[0].sum())
         except VolumeError as error:
             if error.code not in ("missing-label", "empty-mask"):
                 raise
@@ -349,14 +282,14 @@ def _others(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
         images, masks = masks, []
     owned: dict[Path, list[Path]] = {}
     entries = []
-    index = _index(images)
+    index = index_of(images)
     for mask in masks:
-        owners = _owners(mask, index)
-        for image in owners:
+        own = owners(mask, index)
+        for image in own:
             owned.setdefault(image, []).append(mask)
-        if not owners:
+        if not own:
             entries.append(mask)
-    names = {image: _base(owned[image][0] if image in owned else image) for image in images}
+    names = {image: base_of(owned[image][0] if image in owned else image) for image in images}
     patients = told_apart(names, root)
     with ThreadPoolExecutor(call.workers) as pool:
         seen = pool.map(lambda file: _look(file, owned.get(file, []), patients[file], root, call), images)
@@ -364,58 +297,6 @@ def _others(files: Sequence[Path], root: Path, call: _Call) -> list[Entry]:
         found = itertools.chain.from_iterable(itertools.chain(seen, ([entry] for entry in lonely)))
         total = len(images) + len(entries)
         return list(call.track(found, description="reading files", total=total)) if total else []
-
-
-def is_mask(file: Path, root: Path) -> bool:
-    """Whether a file's name or folder says that it is a mask.
-
-    Example:
-        >>> root = Path("set")
-        >>> [is_mask(root / name, root) for name in ("labelsTr/a.nii.gz", "a_seg.nii", "segment.nii")]
-        [True, True, False]
-    """
-    inside = file.relative_to(root).parts[:-1] or (root.name,)
-    return bool(_MASK_FOLDER.match(inside[-1])) or _MASK_WORD.search(stem(file)) is not None
-
-
-def _base(file: Path) -> str:
-    """What an image and its mask have in common."""
-    name = stem(file)
-    found = _MASK_WORD.search(name)
-    if found is not None and found.start() > 0:
-        return name[: found.start()]
-    return _CHANNEL.sub("", name)
-
-
-_Index = dict[Path, list[tuple[str, Path]]]
-
-
-def _index(images: Sequence[Path]) -> _Index:
-    """Images by folder, and by the folder above for masks kept in a folder of their own."""
-    index: _Index = {}
-    for image in images:
-        index.setdefault(image.parent, []).append((stem(image), image))
-        index.setdefault(image.parent.parent / "*", []).append((stem(image), image))
-    return index
-
-
-def _owners(mask: Path, index: _Index) -> list[Path]:
-    """The images that a mask belongs to."""
-    base = _base(mask)
-    beside = index.get(mask.parent, [])
-    if len(beside) == 1 and _MASK_WORD.fullmatch(base):  # "p1/t1.nii.gz" and "p1/mask.nii.gz"
-        return [beside[0][1]]
-    apart = index.get(mask.parent.parent / "*", []) if _MASK_FOLDER.match(mask.parent.name) else []
-    for candidates in (beside, apart):
-        exact = [image for name, image in candidates if base in (name, _CHANNEL.sub("", name))]
-        if exact:
-            return exact
-        longer = [
-            image for name, image in candidates if name.startswith((f"{base}_", f"{base}-", f"{base}."))
-        ]
-        if longer:
-            return longer
-    return []
 
 
 def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call) -> list[Entry]:
@@ -434,8 +315,8 @@ def _look(file: Path, masks: Sequence[Path], whose: str, root: Path, call: _Call
     refused = []
     for mask in masks:
         try:
-            labels = _counted(mask, scan.affine, shape, {})
-            entry = entry.with_labels(_named(mask, labels))
+            labels = _counted(mask, ImageGrid(scan.affine, shape))
+            entry = entry.with_labels(_named(mask, labels), _relative(mask, root))
         except VolumeError as error:
             if error.code == "empty-mask":
                 entry = entry.warned("the mask is empty")
@@ -470,7 +351,7 @@ def _about(file: Path) -> dict[str, Any]:
 
 def _lonely(file: Path, root: Path, call: _Call) -> Entry:
     """A mask without its image: counted on its own grid."""
-    entry = Entry(_relative(file, root), patient=call.patient(_base(file)))
+    entry = Entry(_relative(file, root), patient=call.patient(base_of(file)))
     try:
         scan, mask = read_raw_mask(file)
     except VolumeError as error:
@@ -478,7 +359,7 @@ def _lonely(file: Path, root: Path, call: _Call) -> Entry:
     values, counts = np.unique(mask[mask > 0], return_counts=True)
     labels = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
     entry = _gridded(entry, scan, mask.shape)
-    return entry.with_labels(_named(file, labels)).warned("a mask without its image")
+    return entry.with_labels(_named(file, labels), entry.path).warned("a mask without its image")
 
 
 def _gridded(entry: Entry, scan: Scan, shape: tuple[int, ...]) -> Entry:

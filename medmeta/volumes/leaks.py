@@ -109,10 +109,14 @@ def find_leaks(cohorts: Sequence[Cohort], *, track: Track = silent) -> LeakRepor
                 problems.append(look)
             else:
                 looks.append(look)
-    pairs = [*_same_patient(cohorts), *_same_voxels(looks), *_alike(looks)]
-    pairs += _same_patient(cohorts, plain_key)
     seen: dict[tuple[Any, Any], Leak] = {}
-    for leak in pairs:  # the surest kind of a pair comes first
+    surest_first = (
+        _same_patient(cohorts),
+        _same_voxels(looks),
+        _alike(looks),
+        _same_patient(cohorts, plain_key),  # in another spelling
+    )
+    for leak in itertools.chain.from_iterable(surest_first):
         seen.setdefault((leak.first, leak.second), leak)
     return LeakReport(tuple(seen.values()), tuple(problems))
 

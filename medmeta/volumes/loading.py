@@ -1,4 +1,4 @@
-"""``load`` and ``load_mask``: a file, folder or zip to a MetaTensor in patient space."""
+"""``load``: a file, folder or zip to a MetaTensor in patient space."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmeta.volumes import masks, seg
 from medmeta.volumes.archive import unpacked
-from medmeta.volumes.dicom_header import RTSTRUCT, Header, is_dicom, read_header
+from medmeta.volumes.dicom_header import is_dicom, read_header
 from medmeta.volumes.dicom_read import read_stack
-from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, group, listed
+from medmeta.volumes.dicom_series import Choice, Series, choose, files_below, find_series, listed
 from medmeta.volumes.errors import VolumeError, own_name
-from medmeta.volumes.keys import process_key
 from medmeta.volumes.metaimage import read_metaimage
 from medmeta.volumes.nifti import read_nifti
 from medmeta.volumes.nrrd_file import read_nrrd
@@ -43,8 +41,25 @@ READERS: dict[str, Callable[..., Scan]] = {
     ".npz": read_npz,
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".npz")
-WITHOUT_SERIES = "a file without series"
-"""What is found where a series was asked for and there is no DICOM to have one."""
+UNREAD = {
+    ".hdr": "an Analyze or NIfTI pair (.hdr and .img)",
+    ".img": "an Analyze or NIfTI pair (.hdr and .img)",
+    ".mgh": "a volume of FreeSurfer's",
+    ".mgz": "a volume of FreeSurfer's",
+}
+"""Volumes of formats that are known and not read."""
+
+
+class WithoutSeriesError(VolumeError):
+    """A series was asked for where there is no DICOM to have one.
+
+    Args:
+        where: the file.
+    """
+
+    def __init__(self, where: Path) -> None:
+        cure = "Leave out series=, modality= and description=: they choose among DICOM series."
+        super().__init__("no-such-series", found="a file without series", where=where, cure=cure)
 
 
 def load(
@@ -116,7 +131,7 @@ def read(
         with unpacked(path) as folder:
             return _folder(folder, path, choice, max_voxels)
     if not is_dicom(path):
-        raise VolumeError("not-a-volume", found="another kind of file", where=path)
+        raise another_kind(path)
     one = _one(path)
     if not choice.fits(one):
         raise VolumeError("no-such-series", found=f"the series {listed([one])}", where=path)
@@ -126,8 +141,15 @@ def read(
 def _no_series(path: Path, choice: Choice) -> None:
     """Refuse a choice among series for a file that knows none: it would be taken for granted."""
     if choice:
-        cure = "Leave out series=, modality= and description=: they choose among DICOM series."
-        raise VolumeError("no-such-series", found=WITHOUT_SERIES, where=path, cure=cure)
+        raise WithoutSeriesError(path)
+
+
+def another_kind(path: Path) -> VolumeError:
+    """What to say of a file that is of no kind that is read."""
+    if suffix(path) not in UNREAD:
+        return VolumeError("not-a-volume", found="another kind of file", where=path)
+    cure = "Convert it to a NIfTI of one file (.nii.gz)."
+    return VolumeError("not-a-volume", found=UNREAD[suffix(path)], where=path, cure=cure)
 
 
 def read_file(path: Path, *, channels: int = 1, max_voxels: int = MAX_VOXELS) -> Scan:
@@ -196,10 +218,10 @@ def tensor(scan: Scan) -> MetaTensor:
     values = torch.from_numpy(np.array(array, dtype=native) if array.dtype != np.float32 else _own(array))
     meta = {"unit": scan.unit, "frame": scan.frame, "series": scan.series}
     affine = torch.from_numpy(scan.affine.copy())
-    return MetaTensor(values.float(), affine=affine, meta={**meta, **_native(affine, array.shape[1:])})
+    return MetaTensor(values.float(), affine=affine, meta={**meta, **native_grid(affine, array.shape[1:])})
 
 
-def _native(affine: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+def native_grid(affine: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     """What MONAI's inverse transforms and writers need to come back to the stored grid."""
     return {
         "spacing": spacing(np.asarray(affine)),
@@ -215,197 +237,3 @@ def _own(array: NDArray) -> NDArray:
     """The array in native byte order and writable (a view into a file's bytes is not)."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return array if array.flags.writeable else array.copy()
-
-
-# -- masks ----------------------------------------------------------------------------------------------
-
-
-def load_mask(
-    path: str | Path,
-    *,
-    like: Any,
-    label: int | str | None = None,
-    resample: bool = False,
-) -> MetaTensor:
-    """Read a mask onto the grid of its image.
-
-    Args:
-        path: NIfTI, NRRD, MetaImage, PNG or npz; DICOM SEG or RTSTRUCT, or a folder or zip with one of them.
-        like: the image, a MetaTensor ``(channel, x, y, z)`` that ``load`` gave, or another with an affine.
-        label: value, segment number, or name of the segment or contour to take: 1 there and 0 elsewhere.
-        resample: accept a mask of another grid and take its nearest label at each voxel (a note is logged).
-
-    Returns:
-        MetaTensor ``(1, x, y, z)`` float32 of whole numbers, with the affine of ``like``.
-
-    Raises:
-        VolumeError: where the mask is of another grid or frame of reference, not of whole numbers, empty, or
-            without the label.
-
-    Example:
-        >>> import tempfile, nibabel
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("image", "mask"):
-        ...     image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4))
-        ...     image.to_filename(folder / f"{name}.nii")
-        >>> mask = load_mask(folder / "mask.nii", like=load(folder / "image.nii"), label=1)
-        >>> int(mask.sum())
-        120
-    """
-    import torch
-    from monai.data import MetaTensor
-
-    affine = np.asarray(like.affine, dtype=np.float64)
-    shape = tuple(int(n) for n in like.shape[1:])
-    if affine.shape != (4, 4) or len(shape) != 3:
-        raise VolumeError("other-grid", found=f"an image of {len(shape)} axes", where=path)
-    about = {key: getattr(like, "meta", {}).get(key, "") for key in ("frame", "series")}
-    found, _ = read_mask(Path(path), affine, shape, about, label, resample=resample)
-    meta = {**about, "unit": "", **_native(like.affine, shape)}
-    return MetaTensor(torch.from_numpy(found[None].astype(np.float32)), affine=like.affine.clone(), meta=meta)
-
-
-def read_mask(
-    path: Path,
-    like: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    about: dict[str, Any],
-    label: int | str | None = None,
-    *,
-    resample: bool = False,
-) -> tuple[NDArray[np.int32], dict[int, str]]:
-    """A mask on the grid ``like`` and the names of its values, where the file gives some.
-
-    Args:
-        path: see ``load_mask``.
-        like: affine of the image, RAS mm.
-        shape: ``(x, y, z)`` of the image.
-        about: keys ``frame`` and ``series`` of the image.
-        label: see ``load_mask``.
-        resample: see ``load_mask``.
-    """
-    if not path.exists():
-        raise VolumeError("not-found", found="nothing", where=path)
-    if path.is_dir():
-        return _from_folder(path, path, like, shape, about, label, resample)
-    if path.name.lower().endswith(".zip"):
-        with unpacked(path) as folder:
-            return _from_folder(folder, path, like, shape, about, label, resample)
-    if suffix(path) not in READERS:
-        return _from_dicom(path, like, shape, about, label, resample)
-    scan, values = read_raw_mask(path)
-    if isinstance(label, str):
-        raise VolumeError("missing-label", found="values without names", where=path, cure="Give a number.")
-    placed = masks.on_grid(values, scan, like, shape, path, resample=resample)
-    if resample and placed is not values:
-        _LOG.info("%s: nearest labels on the image's grid", own_name(path) or "a mask")
-    # only now: the mask of another image is that, whether or not there is anything in it
-    placed = masks.choose_label(placed, label, path)
-    return placed, {}
-
-
-def read_raw_mask(path: Path) -> tuple[Scan, NDArray[np.int32]]:
-    """A mask file that is not DICOM, on its own grid: the scan and its whole numbers ``(x, y, z)``."""
-    scan = read_file(path)
-    return scan, masks.whole_numbers(scan.array[0], path, picture=suffix(path) in PICTURES)
-
-
-def named_labels(path: Path) -> dict[int, str]:
-    """The names of a DICOM mask's segments, or of its regions with closed contours, by number.
-
-    Raises:
-        VolumeError: where the file is no DICOM mask.
-    """
-    return targets(path)[0]
-
-
-def targets(path: Path) -> tuple[dict[int, str], int]:
-    """As ``named_labels``, and how many regions there are of points, open contours or nothing."""
-    header = read_header(path) if is_dicom(path) else None
-    if header is None or not header.is_mask:
-        raise VolumeError("not-a-volume", found="no DICOM mask", where=path)
-    if header.sop_class == RTSTRUCT:
-        from medmeta.volumes.rtstruct import read_contours
-
-        regions = read_contours(path)
-        closed = {region.number: region.name for region in regions if region.closed}
-        return closed, len(regions) - len(closed)
-    return {segment.number: segment.name for segment in seg.read_segments(path)}, 0
-
-
-def _from_folder(
-    folder: Path,
-    named: Path,
-    like: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    about: dict[str, Any],
-    label: int | str | None,
-    resample: bool,
-) -> tuple[NDArray[np.int32], dict[int, str]]:
-    found = [header.path for series in find_series(folder) for header in series.headers if header.is_mask]
-    found += [file for file in files_below(folder) if suffix(file) in READERS]
-    if len(found) != 1:
-        raise VolumeError("several-masks", found=f"{len(found)} masks", where=named)
-    return read_mask(found[0], like, shape, about, label, resample=resample)
-
-
-def _from_dicom(
-    path: Path,
-    like: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    about: dict[str, Any],
-    label: int | str | None,
-    resample: bool,
-) -> tuple[NDArray[np.int32], dict[int, str]]:
-    header = read_header(path) if is_dicom(path) else None
-    if header is None or not header.is_mask:
-        found = "an image" if header is not None else "another kind of file"
-        raise VolumeError("not-a-volume", found=found, where=path, cure="Name a mask.")
-    _of_this_patient(header, about)
-    if header.sop_class == RTSTRUCT:
-        from medmeta.volumes.rtstruct import draw, read_contours
-
-        regions = read_contours(path)
-        names = {region.number: region.name for region in regions}
-        number = _numbered(label, names, path)
-        mask = draw([r for r in regions if number in (None, r.number)], like, shape, path)
-    else:
-        read_in = seg.read_seg(path, header)
-        names = {segment.number: segment.name for segment in read_in.segments}
-        every = {s.number: (s.name, s.label, s.kind) for s in read_in.segments}
-        number = _numbered(label, every, path)
-        chosen = None if number is None else [number]
-        mask = seg.land(read_in, like, shape, chosen, resample=resample)
-    return masks.choose_label(mask, number, path), names
-
-
-def _numbered(label: int | str | None, names: dict[int, Any], path: Path) -> int | None:
-    if isinstance(label, int) and label not in names:
-        raise VolumeError("missing-label", found=f"{sorted(names) or 'none'}, not {label}", where=path)
-    if label is None or isinstance(label, int):
-        return label
-    fitting = [
-        number
-        for number, called in names.items()
-        if label.lower() in [name.lower() for name in ([called] if isinstance(called, str) else called)]
-    ]
-    if len(fitting) != 1:
-        raise VolumeError("missing-label", found=f"{len(fitting)} segments called {label!r}", where=path)
-    return fitting[0]
-
-
-def _of_this_patient(header: Header, about: dict[str, Any]) -> None:
-    """The mask lives in the image's frame of reference; drawn on another series of it, it may still fit."""
-    frame = process_key(header.frame_of_reference)
-    if about.get("frame") and frame and frame != about["frame"]:
-        raise VolumeError("other-frame", found="another one", where=header.path)
-    drawn_on = [process_key(uid) for uid in header.segmented]
-    if about.get("series") and drawn_on and about["series"] not in drawn_on:
-        if not frame or not about.get("frame"):
-            raise VolumeError(
-                "other-frame", found="another series, and no frame of reference", where=header.path
-            )
-        _LOG.warning("%s: drawn on another series of the same frame of reference", header.path.name)
-
-
-__all__ = ["group", "load", "load_mask", "read", "read_mask", "tensor"]

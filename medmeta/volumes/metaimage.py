@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.nifti import check_affine
-from medmeta.volumes.scan import LPS_TO_RAS, MAX_VOXELS, Scan
+from medmeta.volumes.scan import LPS_TO_RAS, MAX_VOXELS, Scan, check_finite
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -55,8 +55,7 @@ def read_metaimage(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
         raise VolumeError("unreadable", found=type(error).__name__, where=path) from None
     array = np.frombuffer(raw, dtype, math.prod(shape)).reshape(shape, order="F")
     array = array.reshape(*array.shape, *[1] * (3 - array.ndim))
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError("not-finite", found="NaN or infinity", where=path)
+    check_finite(array, path)
     return Scan(array[None], affine)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from medmeta.volumes.dicom_header import is_dicom
 from medmeta.volumes.errors import VolumeError
-from medmeta.volumes.loading import READERS, load, load_mask, read, suffix
+from medmeta.volumes.loading import READERS, load, read, suffix
+from medmeta.volumes.mask_loading import load_mask
 from medmeta.volumes.scan import spacing
 
 

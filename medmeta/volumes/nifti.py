@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.quiet import quiet
-from medmeta.volumes.scan import MAX_VOXELS, Scan, shear, spacing
+from medmeta.volumes.scan import MAX_VOXELS, Scan, check_finite, shear, spacing
 
 # sform and qform further apart than this are worth a warning (mm)
 _FORMS_APART = 1e-3
@@ -81,9 +81,7 @@ def read_nifti(path: Path, *, max_voxels: int = MAX_VOXELS, channels: int = 1) -
         _to_the_end(file, path)
     array = np.frombuffer(data, parsed.dtype).reshape(shape, order="F")
     array = _scaled(array, parsed.slope, parsed.inter)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise VolumeError("not-finite", found=f"{bad} voxel(s) of NaN or infinity", where=path)
+    check_finite(array, path)
     return Scan(np.moveaxis(array, -1, 0), parsed.affine, warnings=parsed.warnings)
 
 

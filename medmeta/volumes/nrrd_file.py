@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.nifti import check_affine
 from medmeta.volumes.quiet import quiet
-from medmeta.volumes.scan import LPS_TO_RAS, MAX_VOXELS, Scan
+from medmeta.volumes.scan import LPS_TO_RAS, MAX_VOXELS, Scan, check_finite
 
 # sign of the first two axes of a space, to RAS
 _SPACES = {
@@ -51,8 +51,7 @@ def read_nrrd(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
     array, affine, warnings, spaced = _placed(array, header, path)
     if array.dtype.kind not in "iuf":
         raise VolumeError("not-scalar", found=f"values of type {array.dtype}", where=path)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError("not-finite", found="NaN or infinity", where=path)
+    check_finite(array, path)
     return Scan(array[None], affine, warnings=warnings, spaced=spaced)
 
 

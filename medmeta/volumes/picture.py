@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.quiet import quiet
-from medmeta.volumes.scan import MAX_VOXELS, Scan
+from medmeta.volumes.scan import MAX_VOXELS, Scan, check_finite
 
 
 def read_picture(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
@@ -91,8 +91,7 @@ def read_npz(path: Path, *, max_voxels: int = MAX_VOXELS) -> Scan:
         raise VolumeError("not-scalar", found=f"an array of {array.dtype} {array.shape}", where=path)
     array = array.astype(np.uint8) if array.dtype == bool else array
     array = array.reshape(*array.shape, *[1] * (3 - array.ndim))
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError("not-finite", found="NaN or infinity", where=path)
+    check_finite(array, path)
     affine, spaced = _place(about, path)
     return Scan(array[None], affine, spaced=spaced)
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmeta.volumes.decoders import missing_decoder
-from medmeta.volumes.dicom_header import Header, Slice
+from medmeta.volumes.dicom_header import Header
+from medmeta.volumes.dicom_slices import Slice
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.patients import settle
 from medmeta.volumes.scan import LPS_TO_RAS

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from medmeta.volumes.errors import VolumeError, own_name
+from medmeta.volumes.errors import own_name
 from medmeta.volumes.layouts import CohortError
-from medmeta.volumes.loading import WITHOUT_SERIES, load_mask, read, tensor
+from medmeta.volumes.loading import WithoutSeriesError, read, tensor
+from medmeta.volumes.mask_loading import load_mask
 from medmeta.volumes.record import Volume
 from medmeta.volumes.scan import Scan
 
@@ -61,9 +62,7 @@ def _read(path: Path, series: str | None, channels: int) -> Scan:
     one that it was made of."""
     try:
         return read(path, series=series, channels=channels)
-    except VolumeError as error:
-        if not error.found.startswith(WITHOUT_SERIES):
-            raise
+    except WithoutSeriesError:
         return read(path, channels=channels)
 
 

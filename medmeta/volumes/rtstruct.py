@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from medmeta.volumes.quiet import quiet
 from medmeta.volumes.scan import LPS_TO_RAS
 from medmeta.volumes.tags import first, items, numbers, text, whole
 
+_LOG = logging.getLogger("medmeta.volumes")
+
 # a contour may lie off its slice by this part of the slice's step: planning systems round to 0.1 mm
 OFF_PLANE = 0.1
+# coordinates are written to 0.01 mm or finer
+_SAME = 0.01
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -85,7 +90,9 @@ def draw(
 ) -> NDArray[np.int32]:
     """Fill the contours on an image's grid: a voxel belongs to a region where its centre lies inside.
 
-    Contours of one region on one slice are combined by the even-odd rule, so that an inner one is a hole.
+    Contours of one region on one slice are combined by the even-odd rule, so that an inner one is a hole;
+    planning systems write holes so, whatever the kind. A closed contour that is there twice is a copy: only
+    kind ``CLOSEDPLANAR_XOR`` says that the second takes away what the first gave (PS3.3, C.8.8.6.3).
 
     Args:
         regions: what to draw.
@@ -105,15 +112,26 @@ def draw(
     for region in regions:
         if not region.contours:
             continue
-        voxels = [_voxels(k, c, back, path) for k, c in zip(region.kinds, region.contours, strict=True)]
+        voxels = [_voxels(kind, points, back, path) for kind, points in _once(region)]
         axis = _slice_axis(voxels)
         filled = np.zeros(shape, dtype=bool)
-        for points in voxels:
-            _fill(points, axis, filled, path)
+        drawn = {_fill(points, axis, filled, path) for points in voxels}
+        _say_gaps(drawn, path)
         if (filled & (out > 0)).any():
             raise VolumeError("overlapping-segments", found="voxels of two regions", where=path)
         out[filled] = region.number
     return out
+
+
+def _once(region: Region) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Kind and points of each contour, copies left out, from wherever and whichever way round they run."""
+    seen: set[bytes] = set()
+    for kind, points in zip(region.kinds, region.contours, strict=True):
+        corners = np.unique(np.rint(points / _SAME) + 0.0, axis=0).tobytes()
+        if kind == "CLOSED_PLANAR" and corners in seen:
+            continue
+        seen.add(corners)
+        yield kind, points
 
 
 def _voxels(
@@ -133,7 +151,20 @@ def _slice_axis(voxels: Sequence[NDArray[np.float64]]) -> int:
     return int(2 - np.argmin(spread[::-1] - 1e-6 * np.array([2, 1, 0])))
 
 
-def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], path: Path) -> None:
+def _say_gaps(drawn: set[int], path: Path) -> None:
+    """Log where a region is drawn on every second slice or fewer: what lies between is not filled."""
+    steps = np.diff(sorted(drawn))
+    if len(steps) > 1 and np.median(steps) > 1:
+        _LOG.warning(
+            "%s: contours on one slice in %d: those between stay empty; interpolate the contours where they"
+            " were drawn",
+            path.name,
+            int(np.median(steps)),
+        )
+
+
+def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], path: Path) -> int:
+    """Fill one contour; gives the slice it lies on."""
     place = float(np.median(points[:, axis]))
     index = round(place)
     off = float(np.abs(points[:, axis] - index).max())
@@ -147,6 +178,7 @@ def _fill(points: NDArray[np.float64], axis: int, filled: NDArray[np.bool_], pat
     if flat.min() < -1 or (flat.max(axis=0) > np.array(plane.shape)).any():
         raise VolumeError("bad-contour", found="a contour outside the image", where=path)
     plane ^= inside(flat, plane.shape)
+    return index
 
 
 def inside(polygon: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:

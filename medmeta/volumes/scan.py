@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medmeta.volumes.errors import VolumeError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # a grid counts as the same where no corner lies further off than this part of a voxel
@@ -38,6 +41,19 @@ class Scan:
     series: str = ""
     warnings: tuple[str, ...] = ()
     spaced: bool = True
+
+
+def check_finite(array: NDArray[Any], path: Path) -> None:
+    """Refuse voxels that are no finite numbers, also once they are float32, as all images are given.
+
+    Raises:
+        VolumeError: ``not-finite``.
+    """
+    most = float(np.finfo(np.float32).max)
+    if array.dtype.kind != "f" or not array.size or (-most <= array.min() and array.max() <= most):
+        return
+    bad = array.size - int(np.count_nonzero(np.abs(array) <= most))  # a NaN is below nothing
+    raise VolumeError("not-finite", found=f"{bad} voxel(s) of NaN, infinity or beyond 32 bits", where=path)
 
 
 def spacing(affine: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -11,7 +11,8 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medmeta.volumes.dicom_header import Header, Slice, frame_slices
+from medmeta.volumes.dicom_header import Header
+from medmeta.volumes.dicom_slices import Slice, frame_slices
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.grid import outside, place
 from medmeta.volumes.quiet import quiet

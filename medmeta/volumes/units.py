@@ -45,7 +45,7 @@ def unit_of(ds: Dataset, *, kind: str = "") -> Unit:
     modality = text(ds, 0x00080060).upper()
     if modality == "CT":
         kind = (kind or text(ds, 0x00281054)).upper()  # RescaleType
-        if raw(ds, 0x00281052) is None and not items(ds, 0x52009230):
+        if not _rescaled(ds):
             return Unit("stored", warning="the CT has no RescaleIntercept: its values are not in HU")
         if kind in ("", "HU") or (kind == "US" and text(ds, 0x00080008).upper().startswith("ORIGINAL")):
             return Unit("HU")
@@ -54,6 +54,14 @@ def unit_of(ds: Dataset, *, kind: str = "") -> Unit:
         frames = items(ds, 0x52009230)
         return _of_frames(ds, frames) if frames and not text(ds, 0x00541001) else _uptake(ds)
     return Unit("stored")
+
+
+def _rescaled(ds: Dataset) -> bool:
+    """Whether the image says how its stored values become real ones."""
+    frames = items(ds, 0x52009230)
+    if not frames:
+        return raw(ds, 0x00281052) is not None
+    return _group(frames[0], first(ds, 0x52009229), 0x00289145) is not None
 
 
 def _uptake(ds: Dataset) -> Unit:

@@ -82,6 +82,17 @@ def test_the_mask_of_a_scan_in_a_file_a_channel(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("channels", [("_t1", "_t2"), ("_0000", "_0001"), ("-t1n", "-t2f")])
+def test_a_mask_called_as_all_channels_of_its_scan(channels: tuple[str, str], tmp_path: Path) -> None:
+    """As nnU-Net and BraTS call theirs; one called as the first channel comes before."""
+    masks = files(tmp_path / "masks", "_seg")
+    scans = [[tmp_path / "scans" / f"{case}{channel}.nii.gz" for channel in channels] for case in CASES]
+    assert masks_of(scans, tmp_path / "masks") == masks
+    first = tmp_path / "masks" / f"case_2{channels[0]}_seg.nii.gz"
+    first.touch()
+    assert masks_of(scans, tmp_path / "masks") == [*masks[:2], str(first)]
+
+
 def test_scans_of_several_files_that_monai_names_by_the_first_are_told_apart() -> None:
     from monai.bundle import ConfigParser
 

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medmeta.volumes import load, load_mask
 from medmeta.volumes.dicom_header import read_header
-from medmeta.volumes.loading import named_labels
+from medmeta.volumes.mask_loading import named_labels
 from tests.volumes.phantoms import classic, save, voxels
 from tests.volumes.test_dicom_masks import SHAPE, mask, source, square, structures, write
 

@@ -463,7 +463,43 @@ def test_numbered_masks_are_masks(tmp_path: Path) -> None:
         mask(tmp_path / kind / f"{kind} (two)_mask_1.nii.gz", [1])
     cohort = open_cohort(tmp_path)
     assert [v.patient for v in cohort.volumes] == ["benign (one)", "normal (one)", "normal (two)"]
-    assert cohort.problems == ("class benign: 1 image(s) with several masks left out",)
+    assert len(cohort.problems) == 1
+    assert cohort.problems[0].startswith("class benign: 1 image(s) with several masks left out")
+
+
+@pytest.mark.parametrize("raters", [("mask_rater1", "mask_rater2"), ("seg-JD", "seg-MK"), ("mask_a", "mask")])
+def test_the_masks_of_two_raters_are_no_images(tmp_path: Path, raters: tuple[str, str]) -> None:
+    for kind in ("benign", "malignant"):
+        for name in ("one", "two"):
+            image(tmp_path / kind / f"{name}.nii.gz")
+        mask(tmp_path / kind / f"one_{raters[0]}.nii.gz", [1])
+        for rater in raters:
+            mask(tmp_path / kind / f"two_{rater}.nii.gz", [1])
+            mask(tmp_path / kind / "three" / f"{rater}.nii.gz", [1])
+        image(tmp_path / kind / "three" / "t1.nii.gz")
+        mask(tmp_path / kind / "four" / f"{raters[0]}.nii.gz", [1])
+        image(tmp_path / kind / "four" / "t1.nii.gz")
+    cohort = open_cohort(tmp_path)
+    called = [(v.patient, v.mask.name.partition(".")[0] if v.mask else "") for v in cohort.volumes]
+    assert called == 2 * [("one", f"one_{raters[0]}"), ("four", raters[0])]
+    assert len(cohort.problems) == 4
+    assert all("1 image(s) with several masks left out" in problem for problem in cohort.problems)
+
+
+def test_two_masks_of_one_type_in_one_image_are_said(tmp_path: Path) -> None:
+    """Two raters', or one a lesion: each is learnt as if the other's voxels were background."""
+    image(tmp_path / "a.nii.gz")
+    for name in ("one", "two"):
+        mask(tmp_path / f"{name}.nii.gz", [1, 2])
+    header = "patient,image,mask,tumor,label"
+    table(tmp_path, "p,a.nii.gz,one.nii.gz,x,1", "p,a.nii.gz,one.nii.gz,y,2", "p,a.nii.gz,,z,", header=header)
+    assert open_cohort(tmp_path).problems == ()
+    rows = [f"p,a.nii.gz,{name}.nii.gz,{kind}" for name in ("one", "two") for kind in ("x,1", "y,2")]
+    table(tmp_path, *rows, header=header)
+    cohort = open_cohort(tmp_path)
+    assert len(cohort.volumes) == 4
+    assert len(cohort.problems) == 1
+    assert cohort.problems[0].startswith("1 image(s) with several masks of one tumour type")
 
 
 def test_a_table_of_something_else_is_no_cohort(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medmeta.volumes import VolumeError, inspect, load, load_mask, open_cohort
-from medmeta.volumes.loading import named_labels
+from medmeta.volumes.mask_loading import named_labels
 from tests.volumes.phantoms import AXIAL, OBLIQUE, classic, save, voxels
 
 SHAPE = (6, 12, 10)  # slice, row, column
@@ -292,6 +292,53 @@ def test_contours_with_a_hole(tmp_path: Path) -> None:
         found = load_mask(file, like=load(folder), label=label)[0].numpy()
         np.testing.assert_array_equal(found > 0, expected)
     assert named_labels(file) == {3: "GTV"}
+
+
+def test_a_contour_that_is_there_twice_is_no_hole(tmp_path: Path) -> None:
+    """From another corner, the other way round, closed with its first point again; and its hole twice."""
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    copies = [whole, np.roll(whole, 2, axis=0), whole[::-1], np.vstack([whole, whole[:1]]), hole, hole[::-1]]
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[4:6, 4:6, 2] = 0
+    for count in range(5, len(copies) + 1):
+        file = structures(made, [("CLOSED_PLANAR", c) for c in copies[:count]], tmp_path / "rt.dcm")
+        found = load_mask(file, like=load(folder))[0].numpy()
+        np.testing.assert_array_equal(found > 0, expected)
+
+
+def test_combined_by_xor_where_the_file_says_so(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    kept = square(0.5, 2.5, 3)
+    contours = [("CLOSEDPLANAR_XOR", c) for c in (whole, hole, hole, square(3.5, 5.5, 3), kept)]
+    file = structures(made, [*contours, ("CLOSEDPLANAR_XOR", contours[3][1])], tmp_path / "rt.dcm")
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[1:3, 1:3, 3] = 1
+    np.testing.assert_array_equal(load_mask(file, like=load(folder))[0].numpy() > 0, expected)
+
+
+def test_contours_on_every_second_slice_are_said(tmp_path: Path, caplog: Any) -> None:
+    folder, made = source(tmp_path)
+    for slices, said in (((0, 1, 2, 4), False), ((0, 4), False), ((0, 2, 4), True)):
+        caplog.clear()
+        contours = [("CLOSED_PLANAR", square(0.5, 4.5, slice)) for slice in slices]
+        found = load_mask(structures(made, contours, tmp_path / "rt.dcm"), like=load(folder))
+        assert int((found > 0).sum()) == 16 * len(slices)
+        assert ("one slice in 2" in caplog.text) == said
+
+
+def test_a_hole_by_a_keyhole(tmp_path: Path) -> None:
+    folder, made = source(tmp_path)
+    whole, hole = square(0.5, 8.5, 2), square(3.5, 5.5, 2)
+    keyhole = np.vstack([whole, whole[:1], hole, hole[:1], whole[:1]])
+    file = structures(made, [("CLOSED_PLANAR", keyhole), ("CLOSED_PLANAR", keyhole)], tmp_path / "rt.dcm")
+    expected = np.zeros((10, 12, 6))
+    expected[1:9, 1:9, 2] = 1
+    expected[4:6, 4:6, 2] = 0
+    np.testing.assert_array_equal(load_mask(file, like=load(folder))[0].numpy() > 0, expected)
 
 
 def test_a_disc_has_the_area_of_a_disc(tmp_path: Path) -> None:

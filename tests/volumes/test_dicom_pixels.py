@@ -444,3 +444,15 @@ def test_a_ct_without_its_rescale_is_not_in_hounsfield_units(tmp_path: Path, cap
     window = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, intensity="window", low=-100.0, high=200.0)
     with pytest.raises(CohortError, match="found values in 'stored'"):
         prepare(window, image)
+
+
+def test_an_enhanced_ct_without_its_rescale_is_not_in_hounsfield_units(tmp_path: Path) -> None:
+    ds = enhanced(voxels((3, 5, 4)))
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    ds.Modality = "CT"
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        frame.PixelValueTransformationSequence[0].RescaleType = "HU"
+    assert load(save([ds], tmp_path / "told")).meta["unit"] == "HU"
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        del frame.PixelValueTransformationSequence
+    assert load(save([ds], tmp_path / "bare")).meta["unit"] == "stored"

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medmeta.cli import app
-from medmeta.volumes import VolumeError, inspect, load, patient_key
+from medmeta.volumes import VolumeError, inspect, load, load_mask, patient_key
 from tests.volumes.phantoms import MR, PET, SECRETS, affine, classic, enhanced, save, voxels
 from tests.volumes.test_dicom_masks import SHAPE, mask, source, square, structures, write
 
@@ -122,6 +122,62 @@ def test_masks_find_their_images(tmp_path: Path, images: list[str], mask_name: s
         assert found[name]["labels"] == {"3": 60}
         assert found[name.replace("p1", "p12")]["labels"] == {}
     assert len({found[name]["patient"] for name in images}) == 1
+
+
+def test_several_masks_of_one_image_are_counted_apart(tmp_path: Path) -> None:
+    """Two raters', or a file an organ; the count of one does not take the place of the other's."""
+    array = np.zeros((4, 5, 6), np.uint8)
+    nifti(tmp_path / "a.nii.gz", array)
+    for number in (1, 2):
+        array[:number] = 1
+        nifti(tmp_path / f"a_mask_rater{number}.nii.gz", array)
+    array[3] = 2
+    nifti(tmp_path / "a_seg.nii.gz", array)
+    _, made = source(tmp_path / "study")
+    drawn = mask()
+    for name in ("one", "two"):
+        (tmp_path / "study" / name).mkdir()
+    write(made, drawn, tmp_path / "study" / "one" / "seg.dcm")
+    drawn[1] = 0
+    write(made, drawn, tmp_path / "study" / "two" / "seg.dcm")
+    found = by_path(tmp_path)
+    assert set(found) == {"a.nii.gz", "study/image"}
+    assert found["a.nii.gz"]["labels"] == {
+        "1": 30,
+        "1 (a_mask_rater2.nii.gz)": 60,
+        "1 (a_seg.nii.gz)": 60,
+        "2": 30,
+    }
+    assert found["a.nii.gz"]["labels_ml"]["1 (a_mask_rater2.nii.gz)"] == 0.6
+    assert found["a.nii.gz"]["warnings"] == ["several masks of it have the label 1"]
+    labels = found["study/image"]["labels"]
+    assert labels == {
+        "core": 36,
+        "Edema": 12,
+        "core (study/two/seg.dcm)": 18,
+        "Edema (study/two/seg.dcm)": 12,
+    }
+    assert found["study/image"]["warnings"] == ["several masks of it have the label core, Edema"]
+
+
+def test_volumes_of_formats_that_are_not_read_are_said(tmp_path: Path) -> None:
+    array = np.ones((4, 5, 6), np.int16)
+    nifti(tmp_path / "a.nii.gz", array)
+    nibabel.AnalyzeImage(array, np.eye(4)).to_filename(tmp_path / "old.hdr")
+    nibabel.Nifti1Pair(array, np.eye(4)).to_filename(tmp_path / "pair.img")
+    nibabel.MGHImage(array, np.eye(4)).to_filename(tmp_path / "brain.mgz")
+    (tmp_path / "spectrum.hdr").write_text("ENVI\n")  # a header of something else
+    (tmp_path / "disk.img").write_bytes(b"x")
+    found = by_path(tmp_path)
+    assert {path for path, entry in found.items() if not entry["ok"]} == {"old.hdr", "pair.hdr", "brain.mgz"}
+    assert set(found) == {"a.nii.gz", "old.hdr", "pair.hdr", "brain.mgz"}
+    assert {found[name]["code"] for name in ("old.hdr", "pair.hdr", "brain.mgz")} == {"not-a-volume"}
+    assert "Convert it to a NIfTI of one file" in found["old.hdr"]["message"]
+    for name in ("old.hdr", "old.img"):
+        with pytest.raises(VolumeError, match="found an Analyze or NIfTI pair"):
+            load(tmp_path / name)
+        with pytest.raises(VolumeError, match="found an Analyze or NIfTI pair"):
+            load_mask(tmp_path / name, like=load(tmp_path / "a.nii.gz"))
 
 
 def test_an_empty_mask_is_said(tmp_path: Path) -> None:

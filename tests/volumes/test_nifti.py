@@ -178,11 +178,14 @@ def test_complex_and_colour(tmp_path: Path) -> None:
     refused(write(tmp_path / "b.nii.gz", rgb), "not-scalar")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e39])
 def test_voxels_that_are_no_numbers(tmp_path: Path, value: float) -> None:
-    array = ARRAY.astype(np.float32)
+    """Nor would be as the 32 bits that they are given in."""
+    array = ARRAY.astype(np.float64 if abs(value) > 1e38 else np.float32)
     array[1, 2, 3] = value
     assert "1 voxel" in refused(write(tmp_path / "a.nii.gz", array), "not-finite")
+    np.savez(tmp_path / "a.npz", image=array)
+    assert "1 voxel" in refused(tmp_path / "a.npz", "not-finite")
 
 
 def test_two_axes_are_one_slice(tmp_path: Path) -> None:

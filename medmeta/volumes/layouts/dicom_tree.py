@@ -11,7 +11,7 @@ from medmeta.volumes.dicom_series import dicom_files, files_below
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.headers import read_headers
 from medmeta.volumes.layouts.listing import Listing, free_or
-from medmeta.volumes.loading import targets as targets_of
+from medmeta.volumes.mask_loading import targets as targets_of
 from medmeta.volumes.patients import settle, unclear
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume

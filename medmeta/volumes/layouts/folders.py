@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from medmeta.volumes.dicom_header import Header, is_dicom, read_header
@@ -17,6 +18,9 @@ _MASK = re.compile(
     r"([_\-. ]?(mask|seg|segmentation|label)s?|[_\-. ](mask|seg|segmentation|label)s?[_\-. ]?\d+)$",
     re.IGNORECASE,
 )
+# a word of such before what tells of whom or of what it is, "x_mask_rater1": a mask where there is an x
+_MASK_OF = re.compile(r"[_\-. ](mask|seg|segmentation|label)s?(?=[_\-. ])", re.IGNORECASE)
+_BEGINS = re.compile(r"(mask|seg|segmentation|label)s?(?=[_\-. \d]|$)", re.IGNORECASE)
 # folders that people call so hold parts of a set, or images and masks apart: no classes
 _PART = re.compile(r"(train|test|val|valid|validation)(ing)?([_\-. ]?(set|data|images?))?$", re.IGNORECASE)
 _ROLE = re.compile(
@@ -38,9 +42,9 @@ def read(path: Path, track: Track = silent) -> Listing:
     """Read one class a folder; a folder called ``none``, ``normal``, ``healthy`` … is free of any tumour.
 
     Below a class lies a file a patient, or a folder a patient: with image files (each a volume, or DICOM:
-    together one series). A file ``x_mask``, ``x_seg`` or ``x_label`` is the mask of ``x``; in a patient's
-    folder with one image, so is any file called ``mask``, ``seg`` or ``label``. An image with several masks
-    is left out.
+    together one series). A file ``x_mask``, ``x_seg`` or ``x_label`` is the mask of ``x``, and so is
+    ``x_mask_rater1`` where there is an ``x``; in a patient's folder with one image, so is any file whose name
+    begins or ends with ``mask``, ``seg`` or ``label``. An image with several masks is left out.
 
     Raises:
         CohortError: where the folders are called ``train`` and ``test``, or ``images`` and ``masks``.
@@ -116,6 +120,15 @@ def _is_one_patient(folder: Path) -> bool:
     return len({header.patient for header in named} | nobody) == 1
 
 
+def _image_of(name: str, files: Container[str], *, in_own_folder: bool) -> str | None:
+    """What the image is called that a file is the mask of, by their names; None for an image."""
+    if _MASK.search(name):
+        return _MASK.sub("", name)
+    of = [name[: found.start()] for found in _MASK_OF.finditer(name)]
+    begins = in_own_folder and _BEGINS.match(name)
+    return next((image for image in of if image in files), "" if begins else None)
+
+
 def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | None) -> None:
     """Add every image of a folder with the mask that belongs to it."""
     found = list(image_files(folder))
@@ -123,13 +136,14 @@ def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | No
     if len(files) < len(found):
         doubled = len(found) - len(files)
         listing.problems.append(f"class {tumour or 'none'}: {doubled} file(s) of one name in two formats")
-    masks = {name: p for name, p in files.items() if _MASK.search(name)}
-    images = {name: p for name, p in files.items() if name not in masks}
+    of = {name: _image_of(name, files, in_own_folder=patient is not None) for name in files}
+    images = {name: p for name, p in files.items() if of[name] is None}
     owned: dict[str, list[Path]] = {}
-    for name, file in masks.items():
-        owned.setdefault(_MASK.sub("", name), []).append(file)
-    if patient is not None and len(images) == len(masks) == 1:
-        owned = {name: list(masks.values()) for name in images}
+    for name, image in of.items():
+        if image is not None:
+            owned.setdefault(image, []).append(files[name])
+    if patient is not None and len(images) == 1 and not set(images) & set(owned):
+        owned = {name: [file for own in owned.values() for file in own] for name in images}
     several = 0
     for name, file in images.items():
         own = owned.pop(name, [])
@@ -138,7 +152,10 @@ def _files(listing: Listing, folder: Path, tumour: str | None, patient: str | No
             continue
         listing.volumes.append(Volume(patient or name, (file,), own[0] if tumour and own else None, tumour))
     if several:
-        listing.problems.append(f"class {tumour or 'none'}: {several} image(s) with several masks left out")
+        listing.problems.append(
+            f"class {tumour or 'none'}: {several} image(s) with several masks left out:"
+            " join them, or name one in a cohort.csv"
+        )
     if owned:
         alone = sum(map(len, owned.values()))
         listing.problems.append(f"class {tumour or 'none'}: {alone} mask(s) without an image")

@@ -9,7 +9,8 @@ from typing import Any
 
 from medmeta.volumes.errors import VolumeError
 from medmeta.volumes.layouts.listing import CohortError, Listing
-from medmeta.volumes.loading import READERS, named_labels, read_raw_mask, suffix
+from medmeta.volumes.loading import READERS, suffix
+from medmeta.volumes.mask_loading import named_labels, read_raw_mask
 from medmeta.volumes.masks import different
 from medmeta.volumes.progress import Track, silent
 from medmeta.volumes.record import Volume
