@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -124,6 +125,7 @@ class RefinedRidgeLearner(RidgeLearner):
         part: of the trees in the answer.
         seed: of the views.
         outlined: whether images are lesions cut out of their scans, the outline their last channel.
+        spacing: mm along each voxel axis, for the views; None takes all as equal.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class RefinedRidgeLearner(RidgeLearner):
         part: float = 0.5,
         seed: int = 0,
         outlined: bool = False,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
         if trees < 0 or not 0 <= part <= 1:
@@ -150,7 +153,7 @@ class RefinedRidgeLearner(RidgeLearner):
                 found=f"trees={trees}, part={part}",
                 cure="Change that option.",
             )
-        self.tuning = FineTuning(steps, rate, views, folds, seed, outlined)
+        self.tuning = FineTuning(steps, rate, views, folds, seed, outlined, spacing)
         self.fixed = fixed_weights(network)
         more = {"mirrors": mirrors, "trees": trees, "part": part}
         self.options = {**self.options, **asdict(self.tuning), **more}
