@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from medmeta.episodes import generator_of
 from medmeta.episodes.examples import Examples
 from medmeta.learners.loss import Balance, balance, one_hot
 from medmeta.learners.protocol import LearnerError
+from medmeta.learners.turns import held
 from medmeta.networks import running_statistics
 from medmeta.shape import Feature, Image
 
@@ -74,23 +73,6 @@ def pieces(examples: Examples, like: Tensor, *, most: int = PIECE) -> list[Piece
         Piece(image[i : i + size], everything.target[i : i + size], everything.share, min(size, n - i) / n)
         for i in range(0, n, size)
     ]
-
-
-_held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_holding = threading.Lock()
-
-
-@contextmanager
-def held(network: nn.Module) -> Iterator[None]:
-    """Let one thread at a time at a network, the same one as often as it asks.
-
-    Where a network runs with weights that are moving, another thread would find those of this one's task in
-    it, and would copy them.
-    """
-    with _holding:
-        own = _held.setdefault(network, threading.RLock())
-    with own:
-        yield
 
 
 @contextmanager

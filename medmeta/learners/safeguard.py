@@ -60,7 +60,9 @@ class FineTuning:
             )
         if self.spacing is not None and not all(side > 0 for side in self.spacing):
             raise LearnerError(
-                "mm above 0 along each voxel axis", found=f"spacing={self.spacing}", cure="Change that option."
+                "mm above 0 along each voxel axis",
+                found=f"spacing={self.spacing}",
+                cure="Change that option.",
             )
 
     @property
@@ -147,7 +149,9 @@ def _views(support: Examples, tuning: FineTuning, generator: torch.Generator) ->
         return support
     if tuning.spacing is not None and len(tuning.spacing) != axes:
         raise LearnerError(
-            f"mm along each of {axes} voxel axes", found=f"spacing={tuning.spacing}", cure="Change that option."
+            f"mm along each of {axes} voxel axes",
+            found=f"spacing={tuning.spacing}",
+            cure="Change that option.",
         )
     order = torch.randperm(len(support.image), generator=generator).repeat(tuning.views)
     made = []

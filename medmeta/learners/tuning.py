@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import held
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
+from medmeta.learners.turns import held
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,7 +19,6 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import (
     Learner,
     LearnerError,
-    batch,
     comparing,
     create_learner,
     gradient,
@@ -30,6 +30,7 @@ from medmeta.learners import (
     ridge,
     safeguard,
     tune_rates,
+    turns,
 )
 from medmeta.learners.batch import Piece, pieces, still
 from medmeta.learners.predictor import LinearPredictor
@@ -382,15 +383,62 @@ def test_tuning_copies_a_learner_as_it_is() -> None:
         assert tuned.result(60).options["adapt_steps"] == 1
 
 
+FORKED = """
+import os, sys, threading
+import torch
+from medmeta.learners import create_learner, seen
+from medmeta.learners.turns import held
+from tests.learners.tasks import conv, lesions
+
+learner, other = (create_learner("proto-maml", conv(feature=16), rate=0.05) for _ in range(2))
+support, image = lesions(side=8), lesions(side=8, seed=9).image.double()
+alone = learner.adapt(support)(image)
+inside, done = threading.Event(), threading.Event()
+
+def lend():  # other weights are in the network, and another network's turn is asked for meanwhile
+    with held(learner.network):
+        own = {n: w.clone() for n, w in learner.network.state_dict().items()}
+        learner.network.load_state_dict({n: 7 * w for n, w in own.items()})
+        inside.set()
+        done.wait(0.5)
+        other.adapt(support)
+        learner.network.load_state_dict(own)
+
+thread = threading.Thread(target=lend)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    seen.seen(torch.rand(1, 8, 8))
+    os._exit(0 if torch.equal(learner.adapt(support)(image), alone) else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+done.set()
+thread.join()
+assert torch.equal(learner.adapt(support)(image), alone)
+"""
+
+
+def test_a_process_forked_while_another_thread_adapts_goes_on_with_a_whole_network() -> None:
+    """It hung, for the thread that would have let the network go is not in it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_turns_at_a_network_are_forgotten_with_it() -> None:
     network = conv()
     create_learner("prototypical", network).adapt(lesions(side=8))
-    assert network in batch._held
-    gone, count = weakref.ref(network), len(batch._held)
+    assert network in turns._held
+    gone, count = weakref.ref(network), len(turns._held)
     del network
     gc.collect()
     assert gone() is None
-    assert len(batch._held) < count
+    assert len(turns._held) < count
 
 
 @pytest.mark.parametrize("name", ALL)
