@@ -18,7 +18,7 @@ from medmeta.learners.local_prototype import POOL, places
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.ridge import RidgeLearner
-from medmeta.learners.safeguard import FineTuning, enough, in_order, walk
+from medmeta.learners.safeguard import FineTuning, enough, in_order, taken
 from medmeta.networks import encoded
 from medmeta.shape import Image, Logits
 
@@ -166,7 +166,7 @@ class RefinedRidgeLearner(RidgeLearner):
         support = in_order(support)
         count = enough(self._start, support, self.tuning, self.fixed)
         steps = self.tuning.steps if count is None else count
-        *_, (_, network, head) = walk(self._start, support, [steps], self.tuning, self.fixed)
+        network, head = taken(self._start, support, steps, self.tuning, self.fixed)
         plain = LinearPredictor(network, head, support)
         trees = self._grow(network, support) if self.trees and support.segments else None
         if trees is None and not (self.mirrors and support.segments):

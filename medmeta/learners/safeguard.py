@@ -118,6 +118,24 @@ def walk(
             yield step, network, Head(*(w.detach().clone() for w in head))
 
 
+def taken(
+    start: Start, support: Examples, count: int, tuning: FineTuning, fixed: frozenset[str] = frozenset()
+) -> tuple[nn.Module, Head]:
+    """Network and head after a number of steps of :func:`walk`.
+
+    Raises:
+        LearnerError: where the steps ran away to infinity.
+    """
+    *_, (_, network, head) = walk(start, support, [count], tuning, fixed)
+    if not all(bool(torch.isfinite(w).all()) for w in (*network.parameters(), *head)):
+        raise LearnerError(
+            "finite weights after fine-tuning",
+            found=f"NaN or infinity at learning rate {tuning.rate:g}",
+            cure="Lower rate or steps, or look at the scale of the images.",
+        )
+    return network, head
+
+
 def _losses(network: nn.Module, head: Head, piece: Piece) -> Tensor:
     return example_loss(guess(network, head, piece.image, dense=piece.dense), piece.target, piece.share)
 
@@ -248,7 +266,7 @@ class Safeguarded(nn.Module):
         count = enough(self._start, ordered, self.tuning, self.fixed)
         if not count:
             return own
-        *_, (_, network, head) = walk(self._start, ordered, [count], self.tuning, self.fixed)
+        network, head = taken(self._start, ordered, count, self.tuning, self.fixed)
         return LinearPredictor(network, head, support)
 
     def _start(self, support: Examples) -> tuple[nn.Module, Head]:

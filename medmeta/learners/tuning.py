@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from medmeta.episodes.examples import Episode, Examples
+from medmeta.learners.batch import copied
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.turns import held
@@ -126,7 +126,7 @@ def _walk(learner: GradientLearner, episode: Episode, steps: Sequence[int]) -> I
 
 def _changed(learner: GradientLearner, **changes: Any) -> GradientLearner:
     with held(learner.network):
-        changed = copy.deepcopy(learner)
+        changed = copied(learner)
     changed.inner = replace(learner.inner, **changes)
     changed.options = asdict(changed.inner)
     return changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 import threading
@@ -10,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
 from medmeta.episodes import Episode
 from medmeta.learners import Learner
-from medmeta.learners.batch import seeded
+from medmeta.learners.batch import copied, seeded
 from medmeta.training.checkpoint import RunError
 from medmeta.training.ranks import Ranks, local_rank
 from medmeta.volumes.progress import Track, silent
@@ -308,17 +307,16 @@ def rehearse(learner: Learner, source: Source, schedule: Schedule) -> None:
         LearnerError: where the learner cannot learn from such an episode.
         RunError: where memory does not suffice.
     """
-    trial = copy.deepcopy(learner)
-    module_of(trial).train()
+    trial = cast(Learner, copied(module_of(learner)).train())
     with seeded(0):
         _backward(trial, [source[0]], schedule)
 
 
 def _breaks(learner: Learner, episode: Episode, schedule: Schedule) -> bool:
     """Whether an episode alone gives a gradient that is not finite; asked of a copy."""
-    trial = copy.deepcopy(learner)
-    module = module_of(trial)
+    module = copied(module_of(learner))
     module.zero_grad(set_to_none=True)
+    trial = cast(Learner, module)
     _backward(trial, [episode], schedule)
     slopes = [p.grad for p in module.parameters() if p.grad is not None]
     return not all(bool(torch.isfinite(slope).all()) for slope in slopes)

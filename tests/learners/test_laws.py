@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -35,6 +36,8 @@ from medmeta.learners import (
 from medmeta.learners.batch import Piece, pieces, still
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.networks import build, encoder, unet
+from medmeta.training import Schedule
+from medmeta.training.outer import rehearse
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
 from tests.learners.test_metagradient import network as monai_network
 
@@ -510,6 +513,38 @@ def test_a_network_whose_layers_go_by_two_names() -> None:
     assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items() if n != "outer_steps")
     assert all(isinstance(p, torch.nn.Parameter) for p in learner.network.parameters())
     close(plain_network(predictor)(task.query.image), predictor(task.query.image), 1e-5)
+
+
+class Keeping(torch.nn.Module):
+    """Keeps what it saw last, as networks do whose maps of activation are shown, and has a hook's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.first = torch.nn.utils.weight_norm(torch.nn.Conv2d(1, 4, 3, padding=1))
+        self.last = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen = self.first(image)
+        self.heads = [self.seen.tanh()]
+        return self.last(self.heads[0])
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "refined-ridge", "in-context", "finetune-scratch"])
+def test_a_network_that_keeps_what_it_saw(name: str) -> None:
+    """Torch copies no tensor that has a graph."""
+    torch.manual_seed(0)
+    options = {"steps": 2, "folds": 0} if name == "refined-ridge" else {}
+    learner, task = create_learner(name, Keeping(), **options), episode(lesions)
+    rehearse(learner, [task], Schedule(steps=1)) if name != "finetune-scratch" else None
+    before = state(learner)
+    predictor = learner.adapt(task.support)
+    assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items())
+    found = predictor(task.query.image)
+    learner.adapt(episode(lesions, side=8).query)
+    close(predictor(task.query.image), found, 1e-6)
+    tune_rates(learner, [task], rates=[0.1], steps=[1])
 
 
 def test_tied_weights_stay_tied() -> None:
