@@ -164,8 +164,8 @@ def check_network(network: nn.Module) -> None:
 
 
 def _refuse_deep_supervision(network: nn.Module) -> None:
-    """MONAI's DynUNet keeps the tensors of its last pass in itself, which cannot be copied, and in training
-    stacks them along an axis of their own; BasicUNetPlusPlus puts its shallowest first."""
+    """MONAI's DynUNet stacks them along an axis of their own in training; BasicUNetPlusPlus puts its
+    shallowest first."""
     for module in network.modules():
         if getattr(module, "deep_supervision", False) is True:
             raise LearnerError(

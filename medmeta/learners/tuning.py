@@ -70,7 +70,8 @@ def tune_rates(
     One walk of the longest length a rate and task; shorter ones are read off on the way.
 
     Args:
-        learner: any learner; those that take no steps are given back as they are.
+        learner: any learner; those that take no steps, or take them at a rate of their own until the support
+            has enough of them (``refined-ridge``, :class:`Safeguarded`), are given back as they are.
         episodes: meta-validation tasks, of types neither trained on nor held out for the test.
         rates: learning rates to try; by default three around 1e-3 for Adam, and 0.3 to 3 times its own else.
         steps: numbers of steps to try.

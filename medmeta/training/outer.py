@@ -334,9 +334,10 @@ def _not_finite(what: str, step: int, episodes: list[Episode]) -> RunError:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out; a CPU says so in a plain RuntimeError."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in words)
+    """Whether memory ran out; a CPU says so in a plain RuntimeError, as do libraries of a GPU."""
+    words = ("enough memory", "allocate memory", "out of memory", "bad_alloc", "alloc_failed")
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in said for w in words)
 
 
 def _too_large(learner: Learner, schedule: Schedule, episodes: list[Episode]) -> RunError:
