@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from medmeta.episodes import generator_of
-from medmeta.episodes.examples import Examples
+from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners.loss import Balance, balance, one_hot
 from medmeta.learners.protocol import LearnerError
+from medmeta.learners.turns import held
 from medmeta.networks import running_statistics
 from medmeta.shape import Feature, Image
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 PIECE = 2**21
 """Numbers of image that go through a network at once when adapting: two volumes of 96 voxels a side."""
 
@@ -76,23 +78,6 @@ def pieces(examples: Examples, like: Tensor, *, most: int = PIECE) -> list[Piece
     ]
 
 
-_held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_holding = threading.Lock()
-
-
-@contextmanager
-def held(network: nn.Module) -> Iterator[None]:
-    """Let one thread at a time at a network, the same one as often as it asks.
-
-    Where a network runs with weights that are moving, another thread would find those of this one's task in
-    it, and would copy them.
-    """
-    with _holding:
-        own = _held.setdefault(network, threading.RLock())
-    with own:
-        yield
-
-
 @contextmanager
 def still(network: nn.Module) -> Iterator[None]:
     """Hold a network in eval mode: a task is a function of its support, so nothing in it is random.
@@ -109,10 +94,21 @@ def still(network: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
+def copied(module: ModuleT) -> ModuleT:
+    """Copy a module; what its last pass left in it, as activations kept for a map, loses its graph.
+
+    Torch copies no tensor that has one: weights normalised by a hook, or what a layer remembers.
+    """
+    kept = [v for m in module.modules() for v in vars(m).values()]
+    kept += [v for many in kept if isinstance(many, (list, tuple)) for v in many]
+    left = {id(v): v.detach() for v in kept if isinstance(v, Tensor) and v.grad_fn is not None}
+    return copy.deepcopy(module, left)
+
+
 def own_copy(network: nn.Module) -> nn.Module:
     """Copy a network for a predictor, in eval mode and between two threads' turns at it."""
     with held(network):
-        return copy.deepcopy(network).eval()
+        return copied(network).eval()
 
 
 @contextmanager
@@ -150,18 +146,26 @@ def parameter_like(network: nn.Module) -> Tensor:
 
 
 def check_network(network: nn.Module) -> None:
-    """Refuse a backbone that remembers earlier tasks, or gives features of several depths at once.
+    """Refuse a backbone that remembers earlier tasks, gives features of several depths at once or has weights
+    of no size yet.
 
     Raises:
         LearnerError: naming the layers and what to change.
     """
+    unmade = [name for name, weight in network.named_parameters() if is_lazy(weight)]
+    if unmade:
+        raise LearnerError(
+            "a network whose weights have a size",
+            found=f"{unmade[0]} of a lazy layer without one",
+            cure="Run it once on an image before, or build that layer with its number of channels.",
+        )
     _refuse_running_statistics(network)
     _refuse_deep_supervision(network)
 
 
 def _refuse_deep_supervision(network: nn.Module) -> None:
-    """MONAI's DynUNet keeps the tensors of its last pass in itself, which cannot be copied, and in training
-    stacks them along an axis of their own; BasicUNetPlusPlus puts its shallowest first."""
+    """MONAI's DynUNet stacks them along an axis of their own in training; BasicUNetPlusPlus puts its
+    shallowest first."""
     for module in network.modules():
         if getattr(module, "deep_supervision", False) is True:
             raise LearnerError(
@@ -219,10 +223,22 @@ def check_support(support: Examples) -> None:
     Raises:
         LearnerError: naming the classes.
     """
-    missing = [c for c, shot in zip(support.classes, support.shot, strict=True) if not shot]
+    shots = support.shot if len(support.image) else [0] * len(support.classes)
+    missing = [c for c, shot in zip(support.classes, shots, strict=True) if not shot]
     if missing:
         raise LearnerError(
             f"at least one labelled example of each class ({', '.join(support.classes)})",
             found=f"none of {', '.join(missing)}",
             cure="Add an example or leave the class out.",
         )
+
+
+def check_episode(episode: Episode) -> None:
+    """Refuse an episode to learn from of which a class has no example, or nothing is asked.
+
+    Raises:
+        LearnerError: naming the classes.
+    """
+    check_support(episode.support)
+    if not len(episode.query.image):
+        raise LearnerError("a query of one example or more", found="none", cure="Draw query=1 or more.")

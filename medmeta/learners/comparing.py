@@ -225,6 +225,8 @@ def relation(
         hidden: width of the relation module.
         feature: number of the network's features; found out by default.
     """
+    if hidden < 1:
+        raise LearnerError("1 or more hidden units", found=f"hidden={hidden}", cure="Change that option.")
     size = feature or feature_size(network)
     learner = ComparingLearner(name, network, {"hidden": hidden, "feature": size}, CLASSIFY)
     learner.size = size

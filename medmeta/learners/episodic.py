@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode
-from medmeta.learners.batch import check_network, check_support, of_size, parameter_like
+from medmeta.learners.batch import check_episode, check_network, of_size, parameter_like
 from medmeta.learners.protocol import LearnerError
 from medmeta.networks import encoded
 from medmeta.shape import Feature, Image
@@ -55,7 +56,7 @@ class EpisodicLearner(nn.Module, ABC):
 
     def positive(self, value: float) -> nn.Parameter:
         """Make a learned positive number, kept as its logarithm."""
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise LearnerError("a positive number", found=f"{value}", cure="Change that option.")
         like = parameter_like(self.network)
         return nn.Parameter(torch.full((), value).to(like).log())
@@ -68,7 +69,7 @@ class EpisodicLearner(nn.Module, ABC):
         """Add ``scale`` x the summed gradient of the query losses to ``.grad``; give the ``(t,)`` losses."""
         losses = []
         for episode in episodes:
-            check_support(episode.support)
+            check_episode(episode)
             self.refuse_space(episode.support.segments)
             with torch.enable_grad():
                 loss = self.episode_loss(episode)

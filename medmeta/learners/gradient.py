@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners.batch import (
     Piece,
+    check_episode,
     check_network,
     check_support,
     fixed_weights,
@@ -206,7 +207,7 @@ class GradientLearner(nn.Module):
 
     def task_gradient(self, episode: Episode) -> tuple[Tensor, Weights]:
         """Give the query loss of one episode and its gradient by each meta-parameter."""
-        check_support(episode.support)
+        check_episode(episode)
         meta = self.meta()
         like = parameter_like(self.network)
         support, query = whole(episode.support, like), whole(episode.query, like)
@@ -292,7 +293,7 @@ class GradientLearner(nn.Module):
         like, classes = parameter_like(self.network), episodes[0].support.classes
         order, emphasis = self._order(), self._emphasis()
         for episode in episodes:
-            check_support(episode.support)
+            check_episode(episode)
         sets = [(whole(e.support, like), whole(e.query, like)) for e in episodes]
         data = stacked(sets)
 

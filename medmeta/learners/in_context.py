@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import Piece, check_support, of_size, parameter_like, seeded, still, whole
+from medmeta.learners.batch import Piece, check_support, copied, of_size, parameter_like, seeded, still, whole
 from medmeta.learners.episodic import BOTH, EpisodicLearner
 from medmeta.learners.local_prototype import onto, places, pooled
 from medmeta.learners.loss import example_loss
@@ -262,9 +261,7 @@ class InContextLearner(EpisodicLearner):
         with torch.no_grad(), still(self.network):
             piece = whole(support, parameter_like(self.network))
             encoded = torch.cat([self.reading.encode(one[None], dense=piece.dense) for one in piece.image])
-            return InContextPredictor(
-                copy.deepcopy(self.reading), encoded, self._coarse(piece), dense=piece.dense
-            )
+            return InContextPredictor(copied(self.reading), encoded, self._coarse(piece), dense=piece.dense)
 
     def episode_loss(self, episode: Episode) -> Tensor:
         """Give the loss of the queries after reading the support, with its graph."""

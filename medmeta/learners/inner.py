@@ -82,9 +82,13 @@ class Inner:
         _want(self.steps >= 0, "zero or more inner steps", f"steps={self.steps}")
         _want((self.adapt_steps or 0) >= 0, "zero or more steps", f"adapt_steps={self.adapt_steps}")
         _want(self.way is None or self.way >= 2, "two classes or more", f"way={self.way}")
+        _want(self.feature is None or self.feature >= 1, "one feature or more", f"feature={self.feature}")
         _want(self.anneal >= 0, "zero or more outer steps of annealing", f"anneal={self.anneal}")
         _want(self.clip >= 0, "a limit of zero or more", f"clip={self.clip}")
-        _want(self.proximity >= 0, "a pull of zero or more", f"proximity={self.proximity}")
+        _want(0 <= self.proximity < math.inf, "a pull of zero or more", f"proximity={self.proximity}")
+        _want(
+            len(set(self.classes)) == len(self.classes), "names of classes once each", ", ".join(self.classes)
+        )
         _want(
             self.order != "implicit" or self.proximity > 0,
             "a pull back to the start, which the implicit gradient is about",
@@ -132,4 +136,5 @@ def inner_from(options: Mapping[str, Any]) -> Inner:
     return Inner(**plain)
 
 
-OPTIONS = frozenset(f.name for f in fields(Inner))
+OPTIONS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Inner)}
+"""Names of the options and their types as written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -17,7 +18,7 @@ from medmeta.learners.local_prototype import POOL, places
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.learners.protocol import LearnerError
 from medmeta.learners.ridge import RidgeLearner
-from medmeta.learners.safeguard import FineTuning, enough, in_order, walk
+from medmeta.learners.safeguard import FineTuning, enough, in_order, taken
 from medmeta.networks import encoded
 from medmeta.shape import Image, Logits
 
@@ -124,6 +125,7 @@ class RefinedRidgeLearner(RidgeLearner):
         part: of the trees in the answer.
         seed: of the views.
         outlined: whether images are lesions cut out of their scans, the outline their last channel.
+        spacing: mm along each voxel axis, for the views; None takes all as equal.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class RefinedRidgeLearner(RidgeLearner):
         part: float = 0.5,
         seed: int = 0,
         outlined: bool = False,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         super().__init__(name, network, penalty=penalty, scale=scale)
         if trees < 0 or not 0 <= part <= 1:
@@ -150,7 +153,7 @@ class RefinedRidgeLearner(RidgeLearner):
                 found=f"trees={trees}, part={part}",
                 cure="Change that option.",
             )
-        self.tuning = FineTuning(steps, rate, views, folds, seed, outlined)
+        self.tuning = FineTuning(steps, rate, views, folds, seed, outlined, spacing)
         self.fixed = fixed_weights(network)
         more = {"mirrors": mirrors, "trees": trees, "part": part}
         self.options = {**self.options, **asdict(self.tuning), **more}
@@ -163,7 +166,7 @@ class RefinedRidgeLearner(RidgeLearner):
         support = in_order(support)
         count = enough(self._start, support, self.tuning, self.fixed)
         steps = self.tuning.steps if count is None else count
-        *_, (_, network, head) = walk(self._start, support, [steps], self.tuning, self.fixed)
+        network, head = taken(self._start, support, steps, self.tuning, self.fixed)
         plain = LinearPredictor(network, head, support)
         trees = self._grow(network, support) if self.trees and support.segments else None
         if trees is None and not (self.mirrors and support.segments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -28,11 +29,12 @@ from medmeta.learners.ridge import RidgeLearner
 
 @dataclass(frozen=True)
 class Preset:
-    """What makes a learner of a name: a function, its own options, those it knows, the tasks it can do."""
+    """What makes a learner of a name: a function, its own options, those it knows with their types, the tasks
+    it can do."""
 
     make: Callable[..., Learner]
     options: Mapping[str, Any]
-    known: frozenset[str]
+    known: Mapping[str, str]
     tasks: frozenset[str] = BOTH
 
 
@@ -44,7 +46,8 @@ def _gradient(**options: Any) -> Preset:
 
 
 def _other(make: Callable[..., Learner], tasks: frozenset[str] = BOTH, **options: Any) -> Preset:
-    known = frozenset(inspect.signature(make).parameters) - {"name", "network", "self"}
+    asked = inspect.signature(make).parameters.values()
+    known = {p.name: str(p.annotation) for p in asked if p.name not in ("name", "network", "self")}
     return Preset(make, options, known, tasks)
 
 
@@ -126,6 +129,28 @@ def learner_names(task: str | None = None) -> tuple[str, ...]:
     return tuple(name for name, preset in PRESETS.items() if task is None or task in preset.tasks)
 
 
+_KINDS: Mapping[str, tuple[str, type]] = {
+    "bool": ("true or false", bool),
+    "int": ("a whole number", Integral),
+    "float": ("a number", Real),
+    "str": ("a word", str),
+    "None": ("None", type(None)),
+}
+
+
+def _check_kind(option: str, value: object, written: str) -> None:
+    """Refuse a value of another kind than an option's type as it is written, where that is a plain one."""
+    kinds = [_KINDS.get(kind) for kind in written.split(" | ")]
+    known = [kind for kind in kinds if kind is not None]
+    fits = any(isinstance(value, type_) and isinstance(value, bool) <= (type_ is bool) for _, type_ in known)
+    if len(known) == len(kinds) and not fits:
+        raise LearnerError(
+            f"{' or '.join(words for words, _ in known)} for {option}",
+            found=repr(value),
+            cure="Change that option.",
+        )
+
+
 def create_learner(name: str, network: nn.Module, **options: Any) -> Learner:
     """Make a learner by name on any backbone.
 
@@ -150,4 +175,5 @@ def create_learner(name: str, network: nn.Module, **options: Any) -> Learner:
             raise LearnerError(
                 f"an option that {name} has", found=repr(option), cure=nearest(option, preset.known)
             )
+        _check_kind(option, options[option], preset.known[option])
     return preset.make(name, network, **{**preset.options, **options})

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import check_support, own_copy, parameter_like, pieces, still, whole
+from medmeta.learners.batch import (
+    check_episode,
+    check_support,
+    own_copy,
+    parameter_like,
+    pieces,
+    still,
+    whole,
+)
 from medmeta.learners.episodic import CLASSIFY, EpisodicLearner
 from medmeta.learners.loss import example_loss
 from medmeta.learners.memory import Memory, State
@@ -104,6 +112,12 @@ class MemoryLearner(EpisodicLearner):
         decay: float = 0.95,
         feature: int | None = None,
     ) -> None:
+        if min(way, slots, width) < 1 or not 0 <= decay <= 1:
+            raise LearnerError(
+                "1 or more of way, slots and width, a decay from 0 to 1",
+                found=f"way={way}, slots={slots}, width={width}, decay={decay}",
+                cure="Change that option.",
+            )
         size = feature or feature_size(network)
         options = {"way": way, "slots": slots, "width": width, "decay": decay, "feature": size}
         super().__init__(name, network, options, CLASSIFY)
@@ -147,6 +161,7 @@ class MemoryLearner(EpisodicLearner):
     def episode_losses(self, episodes: Sequence[Episode]) -> Tensor:
         """Give the ``(t,)`` losses of episodes of one shape, with their graph."""
         for episode in episodes:
+            check_episode(episode)
             self._check(episode.support)
         like = parameter_like(self.network)
         asked = [whole(e.query, like) for e in episodes]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class FineTuning:
         seed: of the views.
         outlined: whether the last channel is the outline of a lesion in an image that is 0 around it, as a
             plan with ``lesion`` cuts it out: a view moves both and changes neither.
+        spacing: mm along each voxel axis, as a plan's ``sides``, so that what a view turns keeps its form;
+            None takes all as equal.
 
     Raises:
         LearnerError: for numbers that cannot be.
@@ -45,12 +48,20 @@ class FineTuning:
     folds: int = 2
     seed: int = 0
     outlined: bool = False
+    spacing: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.rate <= 0 or self.views < 1 or self.folds < 0:
+        rate = self.rate > 0 and math.isfinite(self.rate)
+        if self.steps < 0 or not rate or self.views < 1 or self.folds < 0:
             raise LearnerError(
                 "steps and folds of 0 or more, 1 or more views, a positive rate",
                 found=f"steps={self.steps}, folds={self.folds}, views={self.views}, rate={self.rate}",
+                cure="Change that option.",
+            )
+        if self.spacing is not None and not all(side > 0 for side in self.spacing):
+            raise LearnerError(
+                "mm above 0 along each voxel axis",
+                found=f"spacing={self.spacing}",
                 cure="Change that option.",
             )
 
@@ -107,6 +118,24 @@ def walk(
             yield step, network, Head(*(w.detach().clone() for w in head))
 
 
+def taken(
+    start: Start, support: Examples, count: int, tuning: FineTuning, fixed: frozenset[str] = frozenset()
+) -> tuple[nn.Module, Head]:
+    """Network and head after a number of steps of :func:`walk`.
+
+    Raises:
+        LearnerError: where the steps ran away to infinity.
+    """
+    *_, (_, network, head) = walk(start, support, [count], tuning, fixed)
+    if not all(bool(torch.isfinite(w).all()) for w in (*network.parameters(), *head)):
+        raise LearnerError(
+            "finite weights after fine-tuning",
+            found=f"NaN or infinity at learning rate {tuning.rate:g}",
+            cure="Lower rate or steps, or look at the scale of the images.",
+        )
+    return network, head
+
+
 def _losses(network: nn.Module, head: Head, piece: Piece) -> Tensor:
     return example_loss(guess(network, head, piece.image, dense=piece.dense), piece.target, piece.share)
 
@@ -136,13 +165,29 @@ def _views(support: Examples, tuning: FineTuning, generator: torch.Generator) ->
     axes = support.image.ndim - 2
     if axes < 1:
         return support
+    if tuning.spacing is not None and len(tuning.spacing) != axes:
+        raise LearnerError(
+            f"mm along each of {axes} voxel axes",
+            found=f"spacing={tuning.spacing}",
+            cure="Change that option.",
+        )
     order = torch.randperm(len(support.image), generator=generator).repeat(tuning.views)
     made = []
     for i in order[: max(tuning.views, len(support.classes))].tolist():
         one = Examples(support.image[i : i + 1], support.label[i : i + 1], support.classes)
-        made.append(apply(draw(VIEW, axes, generator), one, outlined=tuning.outlined))
+        made.append(_view(one, tuning, generator))
     image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
     return Examples(image, label, support.classes)
+
+
+def _view(one: Examples, tuning: FineTuning, generator: torch.Generator) -> Examples:
+    """Move one example; where a class would be turned out of its picture, nothing is turned."""
+    drawn = draw(VIEW, one.image.ndim - 2, generator)
+    for how in (drawn, replace(drawn, matrix=None)):
+        moved = apply(how, one, outlined=tuning.outlined, spacing=tuning.spacing)
+        if all(after or not before for before, after in zip(one.shot, moved.shot, strict=True)):
+            break
+    return moved
 
 
 def in_order(support: Examples) -> Examples:
@@ -194,7 +239,8 @@ class Safeguarded(nn.Module):
     Args:
         learner: any learner; what it gives without a linear head is given as it is.
         tuning: how to go on; :data:`SAFEGUARD` by default. For lesions cut out with their outline, it must
-            say ``outlined=True``: ``replace(SAFEGUARD, outlined=True)``.
+            say ``outlined=True``, and where voxels are longer one way than another their ``spacing``:
+            ``replace(SAFEGUARD, outlined=True, spacing=plan.sides)``.
 
     Example:
         >>> from medmeta.learners import create_learner
@@ -220,7 +266,7 @@ class Safeguarded(nn.Module):
         count = enough(self._start, ordered, self.tuning, self.fixed)
         if not count:
             return own
-        *_, (_, network, head) = walk(self._start, ordered, [count], self.tuning, self.fixed)
+        network, head = taken(self._start, ordered, count, self.tuning, self.fixed)
         return LinearPredictor(network, head, support)
 
     def _start(self, support: Examples) -> tuple[nn.Module, Head]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 
 import numpy as np
@@ -23,7 +24,11 @@ REMEMBERED = 2**28
 _lately: dict[bytes, tuple[Maps, Maps]] = {}
 """By image, the one seen last at the end."""
 _one_by_one = threading.Lock()
-"""Several threads may predict at once."""
+"""Several threads may predict at once, and one may fork meanwhile."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_one_by_one.acquire, after_in_parent=_one_by_one.release, after_in_child=_one_by_one.release
+    )
 
 
 def voxel_looks(image: Tensor) -> Maps:

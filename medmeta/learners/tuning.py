@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 
 from medmeta.episodes.examples import Episode, Examples
-from medmeta.learners.batch import held
+from medmeta.learners.batch import copied
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
+from medmeta.learners.turns import held
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,7 +70,8 @@ def tune_rates(
     One walk of the longest length a rate and task; shorter ones are read off on the way.
 
     Args:
-        learner: any learner; those that take no steps are given back as they are.
+        learner: any learner; those that take no steps, or take them at a rate of their own until the support
+            has enough of them (``refined-ridge``, :class:`Safeguarded`), are given back as they are.
         episodes: meta-validation tasks, of types neither trained on nor held out for the test.
         rates: learning rates to try; by default three around 1e-3 for Adam, and 0.3 to 3 times its own else.
         steps: numbers of steps to try.
@@ -126,7 +127,7 @@ def _walk(learner: GradientLearner, episode: Episode, steps: Sequence[int]) -> I
 
 def _changed(learner: GradientLearner, **changes: Any) -> GradientLearner:
     with held(learner.network):
-        changed = copy.deepcopy(learner)
+        changed = copied(learner)
     changed.inner = replace(learner.inner, **changes)
     changed.options = asdict(changed.inner)
     return changed

@@ -180,7 +180,8 @@ def feature_size(network: nn.Module, image_shape: Sequence[int] | None = None) -
         training = network.training
         with torch.no_grad():
             try:
-                return encoded(network.eval(), torch.zeros(2, *image_shape), dense=False).shape[1]
+                like = next(network.parameters(), torch.zeros(()))
+                return encoded(network.eval(), like.new_zeros(2, *image_shape), dense=False).shape[1]
             finally:
                 network.train(training)
     for module in reversed(list(network.modules())):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 import threading
@@ -10,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
 from medmeta.episodes import Episode
 from medmeta.learners import Learner
-from medmeta.learners.batch import seeded
+from medmeta.learners.batch import copied, seeded
 from medmeta.training.checkpoint import RunError
 from medmeta.training.ranks import Ranks, local_rank
 from medmeta.volumes.progress import Track, silent
@@ -308,17 +307,16 @@ def rehearse(learner: Learner, source: Source, schedule: Schedule) -> None:
         LearnerError: where the learner cannot learn from such an episode.
         RunError: where memory does not suffice.
     """
-    trial = copy.deepcopy(learner)
-    module_of(trial).train()
+    trial = cast(Learner, copied(module_of(learner)).train())
     with seeded(0):
         _backward(trial, [source[0]], schedule)
 
 
 def _breaks(learner: Learner, episode: Episode, schedule: Schedule) -> bool:
     """Whether an episode alone gives a gradient that is not finite; asked of a copy."""
-    trial = copy.deepcopy(learner)
-    module = module_of(trial)
+    module = copied(module_of(learner))
     module.zero_grad(set_to_none=True)
+    trial = cast(Learner, module)
     _backward(trial, [episode], schedule)
     slopes = [p.grad for p in module.parameters() if p.grad is not None]
     return not all(bool(torch.isfinite(slope).all()) for slope in slopes)
@@ -336,9 +334,10 @@ def _not_finite(what: str, step: int, episodes: list[Episode]) -> RunError:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out; a CPU says so in a plain RuntimeError."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in words)
+    """Whether memory ran out; a CPU says so in a plain RuntimeError, as do libraries of a GPU."""
+    words = ("enough memory", "allocate memory", "out of memory", "bad_alloc", "alloc_failed")
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in said for w in words)
 
 
 def _too_large(learner: Learner, schedule: Schedule, episodes: list[Episode]) -> RunError:

@@ -138,15 +138,18 @@ def network_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     return make(plan.spatial_dims, plan.inputs)
 
 
-def options_of(recipe: Recipe) -> dict[str, Any]:
-    """The learner's options: a learned head has the task's number of classes, and lesions have outlines."""
-    options = dict(recipe.options)
+def options_of(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """The learner's options: a learned head has the task's number of classes, lesions have outlines, and
+    what is turned has the plan's voxels."""
+    options, known = dict(recipe.options), _probe(recipe).options
     apart = recipe.task == "classification" and recipe.against is None  # else there are two classes
     asked = apart and recipe.way != 2 and "way" not in options
-    if asked and _probe(recipe).options.get("way") is not None:
+    if asked and known.get("way") is not None:
         options["way"] = recipe.way
-    if recipe.lesion is not None and "outlined" in _probe(recipe).options:
+    if recipe.lesion is not None and "outlined" in known:
         options.setdefault("outlined", True)  # the last channel is the outline, the rest of the box is blank
+    if "spacing" in known:
+        options.setdefault("spacing", list(plan.sides))  # a list, as JSON has it
     return options
 
 

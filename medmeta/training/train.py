@@ -74,7 +74,7 @@ def train(
         judged = Validation(validation, recipe, store) if recipe.validate_on else None
         network = dict(recipe.network or network_of(recipe, store.plan))
         torch.manual_seed(recipe.seed)
-        learner = create_learner(recipe.learner, build(network), **options_of(recipe))
+        learner = create_learner(recipe.learner, build(network), **options_of(recipe, store.plan))
         warm = create_learner("pretrain-finetune", build(network), **warm_options(recipe, source))
         if fills:  # after all that may be refused, for it can take hours
             store.fill([v for v in (*volumes, *validation) if store.plan.takes(v)], track=track)

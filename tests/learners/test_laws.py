@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -18,7 +20,6 @@ from medmeta.episodes.examples import Episode, Examples
 from medmeta.learners import (
     Learner,
     LearnerError,
-    batch,
     comparing,
     create_learner,
     gradient,
@@ -30,10 +31,13 @@ from medmeta.learners import (
     ridge,
     safeguard,
     tune_rates,
+    turns,
 )
 from medmeta.learners.batch import Piece, pieces, still
 from medmeta.learners.predictor import LinearPredictor
 from medmeta.networks import build, encoder, unet
+from medmeta.training import Schedule
+from medmeta.training.outer import rehearse
 from tests.learners.tasks import close, conv, episode, lesions, mlp, pictures, vectors
 from tests.learners.test_metagradient import network as monai_network
 
@@ -382,15 +386,62 @@ def test_tuning_copies_a_learner_as_it_is() -> None:
         assert tuned.result(60).options["adapt_steps"] == 1
 
 
+FORKED = """
+import os, sys, threading
+import torch
+from medmeta.learners import create_learner, seen
+from medmeta.learners.turns import held
+from tests.learners.tasks import conv, lesions
+
+learner, other = (create_learner("proto-maml", conv(feature=16), rate=0.05) for _ in range(2))
+support, image = lesions(side=8), lesions(side=8, seed=9).image.double()
+alone = learner.adapt(support)(image)
+inside, done = threading.Event(), threading.Event()
+
+def lend():  # other weights are in the network, and another network's turn is asked for meanwhile
+    with held(learner.network):
+        own = {n: w.clone() for n, w in learner.network.state_dict().items()}
+        learner.network.load_state_dict({n: 7 * w for n, w in own.items()})
+        inside.set()
+        done.wait(0.5)
+        other.adapt(support)
+        learner.network.load_state_dict(own)
+
+thread = threading.Thread(target=lend)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    seen.seen(torch.rand(1, 8, 8))
+    os._exit(0 if torch.equal(learner.adapt(support)(image), alone) else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+done.set()
+thread.join()
+assert torch.equal(learner.adapt(support)(image), alone)
+"""
+
+
+def test_a_process_forked_while_another_thread_adapts_goes_on_with_a_whole_network() -> None:
+    """It hung, for the thread that would have let the network go is not in it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_turns_at_a_network_are_forgotten_with_it() -> None:
     network = conv()
     create_learner("prototypical", network).adapt(lesions(side=8))
-    assert network in batch._held
-    gone, count = weakref.ref(network), len(batch._held)
+    assert network in turns._held
+    gone, count = weakref.ref(network), len(turns._held)
     del network
     gc.collect()
     assert gone() is None
-    assert len(batch._held) < count
+    assert len(turns._held) < count
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -462,6 +513,38 @@ def test_a_network_whose_layers_go_by_two_names() -> None:
     assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items() if n != "outer_steps")
     assert all(isinstance(p, torch.nn.Parameter) for p in learner.network.parameters())
     close(plain_network(predictor)(task.query.image), predictor(task.query.image), 1e-5)
+
+
+class Keeping(torch.nn.Module):
+    """Keeps what it saw last, as networks do whose maps of activation are shown, and has a hook's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.first = torch.nn.utils.weight_norm(torch.nn.Conv2d(1, 4, 3, padding=1))
+        self.last = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen = self.first(image)
+        self.heads = [self.seen.tanh()]
+        return self.last(self.heads[0])
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "refined-ridge", "in-context", "finetune-scratch"])
+def test_a_network_that_keeps_what_it_saw(name: str) -> None:
+    """Torch copies no tensor that has a graph."""
+    torch.manual_seed(0)
+    options = {"steps": 2, "folds": 0} if name == "refined-ridge" else {}
+    learner, task = create_learner(name, Keeping(), **options), episode(lesions)
+    rehearse(learner, [task], Schedule(steps=1)) if name != "finetune-scratch" else None
+    before = state(learner)
+    predictor = learner.adapt(task.support)
+    assert all(torch.equal(w, learner.state_dict()[n]) for n, w in before.items())
+    found = predictor(task.query.image)
+    learner.adapt(episode(lesions, side=8).query)
+    close(predictor(task.query.image), found, 1e-6)
+    tune_rates(learner, [task], rates=[0.1], steps=[1])
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -42,6 +42,23 @@ from tests.learners.tasks import conv, episode, lesions, mlp, pictures, vectors
             "with classes. Give rates='layer'",
         ),
         ("ridge", {"penalty": -1.0}, "wanted a positive number"),
+        ("ridge", {"penalty": float("inf")}, "wanted a positive number, found inf"),
+        ("imaml", {"proximity": float("inf")}, "wanted a pull of zero or more, found proximity=inf"),
+        ("maml", {"feature": 0}, "wanted one feature or more, found feature=0"),
+        ("maml", {"steps": 2.5}, "wanted a whole number for steps, found 2.5"),
+        ("maml", {"rate": "fast"}, "wanted a number for rate, found 'fast'"),
+        ("maml", {"adapt_steps": "10"}, "wanted a whole number or None for adapt_steps, found '10'"),
+        ("refined-ridge", {"mirrors": 1}, "wanted true or false for mirrors, found 1"),
+        ("refined-ridge", {"trees": True}, "wanted a whole number for trees, found True"),
+        (
+            "refined-ridge",
+            {"rate": float("inf")},
+            "a positive rate, found steps=30, folds=2, views=4, rate=inf",
+        ),
+        ("mann", {"way": 0}, "1 or more of way, slots and width, a decay from 0 to 1, found way=0"),
+        ("mann", {"decay": 1.5}, "decay=1.5"),
+        ("relation", {"hidden": 0}, "wanted 1 or more hidden units, found hidden=0"),
+        ("pretrain-linear", {"classes": ["cyst", "cyst"]}, "names of classes once each, found cyst, cyst"),
     ],
 )
 def test_options_that_cannot_be(name: str, options: dict[str, Any], words: str) -> None:
@@ -96,6 +113,36 @@ def test_a_class_without_an_example(name: str) -> None:
     options = {"way": 3} if name in ("mann", "maml") else {}
     with pytest.raises(LearnerError, match=r"at least one labelled example of each class.*none of cyst"):
         create_learner(name, mlp(), **options).adapt(empty)
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_an_empty_support_or_query(name: str) -> None:
+    task, nobody = vectors(way=2), torch.zeros(0, dtype=torch.int64)
+    empty = Examples(torch.zeros(0, 5), nobody, task.classes)
+    options = {"classes": task.classes} if name.startswith("pretrain") else {}
+    learner = create_learner(name, mlp(), **options)
+    words = r"one labelled example of each class \(background, tumour\), found none of background, tumour"
+    with pytest.raises(LearnerError, match=words):
+        learner.adapt(empty)
+    with pytest.raises(LearnerError, match=words):
+        learner.backward([Episode(empty, task)], scale=1.0)
+    with pytest.raises(LearnerError, match=r"a query of one example or more, found none\. Draw query=1"):
+        learner.backward([Episode(task, empty)], scale=1.0)
+
+
+@pytest.mark.parametrize("name", ["proto-maml", "prototypical", "mann"])
+def test_a_lazy_layer_that_no_image_has_been_through(name: str) -> None:
+    network = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(LearnerError, match=r"0\.weight of a lazy layer.*Run it once on an image"):
+        create_learner(name, network, **({"feature": 4} if name == "mann" else {}))
+    network(torch.zeros(1, 5))
+    create_learner(name, network).adapt(vectors(way=2))
+
+
+def test_fine_tuning_that_runs_away() -> None:
+    learner = create_learner("refined-ridge", build(unet(2, 1, base=4)), rate=1e30, steps=4, folds=0)
+    with pytest.raises(LearnerError, match=r"finite weights after fine-tuning.*rate 1e\+30\. Lower rate"):
+        learner.adapt(lesions())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -228,6 +228,37 @@ def test_views_of_outlined_lesions_keep_outline_and_blank() -> None:
     assert not bool((changed.image[:, 0, 0, 0] == 0).any())
 
 
+def test_views_keep_the_form_of_what_they_turn_in_mm() -> None:
+    """A ball in voxels of 1 x 4 mm stays one: turned in voxels it was a slanted ellipse."""
+    sides = torch.tensor([1.0, 4.0])
+    x, y = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(16.0) - 7.5, indexing="ij")
+    label = ((x * sides[0]).square() + (y * sides[1]).square() < 20**2).long()[None]
+    ball = Examples(label[:, None].float(), label, ("background", "tumour"))
+
+    def slant(tuning: FineTuning) -> float:
+        """How far the axes of the shapes in mm are from those of the voxels, as a share of their size."""
+        views = safeguard._views(ball, tuning, torch.Generator().manual_seed(1))
+        places = [one.nonzero() * sides for one in views.label]
+        spreads = [torch.cov(place.T) for place in places]
+        return max(float(s[0, 1].abs() / s.diagonal().mean()) for s in spreads)
+
+    assert slant(FineTuning(views=16, spacing=(1.0, 4.0))) < 0.1  # sizes change by up to 20 %
+    assert slant(FineTuning(views=16)) > 0.5
+    with pytest.raises(LearnerError, match=r"mm along each of 2 voxel axes, found spacing=\(1.0,\)"):
+        slant(FineTuning(spacing=(1.0,)))
+    with pytest.raises(LearnerError, match="mm above 0 along each voxel axis"):
+        FineTuning(spacing=(1.0, 0.0))
+
+
+def test_no_class_is_turned_out_of_its_view() -> None:
+    """A lesion in a corner left 6 of 10 views: what is left calls the whole body background."""
+    label = torch.zeros(1, 32, 32, dtype=torch.int64)
+    label[:, :2, :2] = 1
+    corner = Examples(label[:, None].float(), label, ("background", "tumour"))
+    views = safeguard._views(corner, FineTuning(views=64), torch.Generator().manual_seed(0))
+    assert views.shot == (64, 64)
+
+
 def test_learners_that_fine_tune_can_be_told_of_outlines() -> None:
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, stride=2), torch.nn.Tanh())
@@ -235,6 +266,7 @@ def test_learners_that_fine_tune_can_be_told_of_outlines() -> None:
     for outlined in (True, False):
         learner = create_learner("refined-ridge", network, steps=3, folds=0, outlined=outlined)
         assert learner.options["outlined"] is outlined
+        assert learner.options["spacing"] is None
         found.append(learner.adapt(outlined_lesions())(outlined_lesions().image))
     assert not torch.equal(*found)
     assert not SAFEGUARD.outlined

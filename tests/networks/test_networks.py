@@ -35,6 +35,7 @@ def test_specifications_survive_json_and_keep_the_shape_law(dims: int, channels:
     for network in (dense, whole):
         assert not running_statistics(network)
         assert feature_size(network) == feature_size(network, (channels, *[32] * dims))
+        assert feature_size(network.double(), (channels, *[32] * dims)) == feature_size(network)
 
 
 def test_an_encoder_sees_how_bright_a_picture_is() -> None:

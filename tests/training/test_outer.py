@@ -270,6 +270,23 @@ def test_too_little_memory_names_what_to_lower() -> None:
         meta_train(Greedy(), Points(), SCHEDULE)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "std::bad_alloc",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "unable to mmap 4096 bytes from file </torch_1>: Cannot allocate memory (12)",
+    ],
+)
+def test_too_little_memory_in_other_words(words: str) -> None:
+    class Starved(Greedy):
+        def backward(self, episodes: Any, *, scale: float) -> Tensor:
+            raise RuntimeError(words)
+
+    with pytest.raises(RunError, match=r"memory for the outer step.*Lower the patch"):
+        meta_train(Starved(), Points(), SCHEDULE)
+
+
 def test_too_little_memory_names_the_patch() -> None:
     class Volumes:
         def __getitem__(self, index: int) -> Episode:

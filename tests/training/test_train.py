@@ -26,9 +26,10 @@ from medmeta.training.recipe import options_of
 from medmeta.training.run import Folder
 from medmeta.training.stage import start_from
 from medmeta.training.validation import Validation
-from medmeta.volumes import Cohort, CohortError, Store, make_plan, open_cohort
+from medmeta.volumes import Cohort, CohortError, Plan, Store, make_plan, open_cohort
 from tests.training.phantoms import learner
 
+THICK = Plan(3, (1.0, 1.0, 3.0), (8, 8, 8), 1)
 NAMES = ("Schmidt", "Okafor", "Ivanova", "Garcia")
 TYPES = ("glioma", "cyst", "sarcoma")
 RECIPE = Recipe(
@@ -383,8 +384,15 @@ def test_asking_what_a_learner_is_like_changes_nothing_that_is_drawn() -> None:
     torch.manual_seed(0)
     wanted = torch.rand(3)
     torch.manual_seed(0)
-    options_of(Recipe(task="classification", learner="maml", way=3, lesion=4.0, patch=(8, 8, 8)))
+    options_of(Recipe(task="classification", learner="maml", way=3, lesion=4.0, patch=(8, 8, 8)), THICK)
     assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_learner_that_turns_its_support_is_told_how_long_voxels_are() -> None:
+    outlined = Recipe(task="classification", learner="refined-ridge", lesion=4.0, patch=(8, 8, 8))
+    assert options_of(outlined, THICK) == {"outlined": True, "spacing": [1.0, 1.0, 3.0]}
+    assert options_of(replace(outlined, options={"spacing": [2.0, 2.0, 2.0]}), THICK)["spacing"] == [2.0] * 3
+    assert options_of(Recipe(learner="ridge"), THICK) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Turns at a network: one thread at a time, and no fork while one of them has other weights in it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_holding = threading.Lock()
+_waited_for: list[threading.RLock] = []
+"""What the thread that forks holds meanwhile, with ``_holding``."""
+
+
+@contextmanager
+def held(network: nn.Module) -> Iterator[None]:
+    """Let one thread at a time at a network, the same one as often as it asks.
+
+    Where a network runs with weights that are moving, another thread would find those of this one's task in
+    it, and would copy them. So would a process that is forked meanwhile, without the thread that takes them
+    out again: a fork waits for its turn at every network.
+    """
+    with _holding:
+        own = _held.setdefault(network, threading.RLock())
+    with own:
+        yield
+
+
+def _before_fork() -> None:
+    """Wait for all turns; those who have one may ask for another meanwhile."""
+    mine: list[threading.RLock] = []
+    while True:
+        _holding.acquire()
+        left = [own for own in _held.values() if own not in mine]
+        if not left:
+            _waited_for[:] = mine
+            return
+        _holding.release()
+        for own in left:
+            own.acquire()
+        mine += left
+
+
+def _after_fork() -> None:
+    """Let go, in both processes."""
+    for own in _waited_for:
+        own.release()
+    _waited_for.clear()
+    _holding.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+__all__ = ["held"]
