@@ -20,6 +20,10 @@ def adapt(
     safeguard: Annotated[
         bool, typer.Option("--safeguard", help="Fine-tune while support patients left out gain; slower.")
     ] = False,
+    rate: Annotated[
+        float | None, typer.Option(help="Of gradient steps, where 'medmeta evaluate' chose another.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Gradient steps; as --rate.")] = None,
     description: Annotated[
         str | None,
         typer.Option("--description", help="Regex: the SeriesDescription that predict shall look for."),
@@ -30,7 +34,7 @@ def adapt(
     from medmeta.clinical import adapt as run_adapt
 
     options: dict[str, Any] = {"tumour": tumor, "seed": seed, "safeguard": safeguard}
-    options["description"] = description
+    options.update(rate=rate, steps=steps, description=description)
     bundle = run_adapt(run, support, out, track=Bar(), **options)
     log.print(f"Bundle: {plain(str(bundle))}", soft_wrap=True)
 

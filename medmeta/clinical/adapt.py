@@ -20,7 +20,7 @@ from medmeta.clinical.confidence import Confidence, folded
 from medmeta.clinical.export import export, home_form
 from medmeta.episodes import Examples, generator_of, support_examples
 from medmeta.errors import nearest, new_folder
-from medmeta.learners import SAFEGUARD, Predictor, Safeguarded
+from medmeta.learners import SAFEGUARD, Predictor, Safeguarded, stepping
 from medmeta.training import Run, open_run
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, open_cohort
 from medmeta.volumes.progress import Track, silent
@@ -35,6 +35,8 @@ def adapt(
     seed: int = 0,
     crops: int = 4,
     safeguard: bool = False,
+    rate: float | None = None,
+    steps: int | None = None,
     description: str | None = None,
     calibrated: bool = True,
     track: Track = silent,
@@ -51,6 +53,7 @@ def adapt(
         crops: pieces a patient when segmenting, the first half of them around the tumour.
         safeguard: go on fine-tuning while support patients that are left out in turn gain
             (:class:`medmeta.learners.Safeguarded`): for a type unlike those that were trained on.
+        rate, steps: of the learner's gradient steps, where an evaluation chose others than training had.
         description: regular expression of the SeriesDescription by which predicting chooses among the series
             of a study; it also goes by the support's modality and the plan's spacing.
         calibrated: leave support patients out in turn to find the temperature, the least volume that is no
@@ -70,6 +73,7 @@ def adapt(
     began = time.monotonic()
     new_folder(out, BundleError)
     trained = run if isinstance(run, Run) else open_run(run)
+    trained = replace(trained, learner=stepping(trained.learner, rate=rate, steps=steps))
     cohort = support if isinstance(support, Cohort) else open_cohort(Path(support), track=track)
     lesson = _Lesson.read(trained, cohort, tumour, seed=seed, crops=crops, track=track)
     series = series_rules(lesson.volumes, description)  # refuses before anything is learnt
@@ -110,10 +114,11 @@ class _Lesson:
 
     def learnt(self, *, safeguard: bool, calibrated: bool) -> _Learnt:
         """Adapt; the run's learner stays as it is."""
-        tuning = replace(SAFEGUARD, outlined=self.run.plan.lesion is not None)
+        plan = self.run.plan
+        tuning = replace(SAFEGUARD, outlined=plan.lesion is not None, spacing=plan.sides)
         learner = Safeguarded(self.run.learner, tuning) if safeguard else self.run.learner
         predictor = learner.adapt(self.examples)
-        network, plan = home_form(predictor), self.run.plan
+        network = home_form(predictor)
         if not calibrated:
             return _Learnt(self, predictor, network)
         sure = calibrate(lambda e: home_form(learner.adapt(e)), self.examples, self.prepared, plan, network)
@@ -141,9 +146,10 @@ class _Lesson:
             "trained_on": list(self.run.drawn),
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
-        steps = learner.options.get("adapt_steps", learner.options.get("steps"))
-        if steps is not None:
-            about["steps"] = steps
+        steps = learner.options.get("adapt_steps")
+        about["steps"] = learner.options.get("steps") if steps is None else steps
+        about["rate"] = learner.options.get("rate")
+        about = {name: value for name, value in about.items() if value is not None}
         if self.run.task == "segmentation":
             about["crops"] = self.crops
         return about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from medmeta.episodes import Episode, Examples, generator_of
 from medmeta.episodes.task import Task, classification_task, segmentation_task
 from medmeta.evaluation.pixels import Trees, WholeScan
 from medmeta.evaluation.records import Method, ScanMethod
-from medmeta.learners import Learner, Safeguarded, create_learner
+from medmeta.learners import SAFEGUARD, Learner, Safeguarded, create_learner
 from medmeta.learners.gradient import GradientLearner
 from medmeta.learners.registry import load_weights
 from medmeta.learners.safeguard import can_go_on
@@ -147,7 +148,7 @@ def methods_of(run: Run, seed: int = 0) -> dict[str, Method | ScanMethod]:
     """The run's learner, to segment fine-tuned with a safeguard where that can go on, and every baseline."""
     mine: dict[str, Method | ScanMethod] = {run.learner.name: run.learner}
     if run.task == "segmentation" and can_go_on(run.learner):
-        mine["safeguarded"] = Safeguarded(run.learner)
+        mine["safeguarded"] = Safeguarded(run.learner, replace(SAFEGUARD, spacing=run.plan.sides))
     plain = {name: method for name, method in baselines(run, seed).items() if name not in mine}
     return {**mine, **plain}  # a run may be a baseline trained longer: it is the run that is judged
 
@@ -210,6 +211,9 @@ def tuned(
 ) -> tuple[dict[str, Method | ScanMethod], dict[str, Any]]:
     """Choose rate and steps of every method that takes steps, from one grid on the same tasks.
 
+    One that stops by itself (``safeguarded``, ``refined-ridge``) keeps its own rate; the former starts from
+    its learner with the rate and steps chosen for that.
+
     Args:
         methods: by name.
         episodes: meta-validation tasks; without one every method stays as it is.
@@ -222,12 +226,15 @@ def tuned(
     about: dict[str, Any] = {"tasks": len(episodes), "chosen": {}}
     if not episodes:
         return done, about
+    walked: dict[str, Learner] = {}
     for name, method in methods.items():
         if isinstance(method, GradientLearner):
             found = tune_rates(method, episodes, track=lambda items, **said: iter(track(items, **said)))
-            done[name] = found
+            done[name] = walked[name] = found
             options = found.options
             about["chosen"][name] = {"rate": options["rate"], "steps": options["adapt_steps"]}
+        elif isinstance(method, Safeguarded):
+            done[name] = Safeguarded(walked.get(method.learner.name, method.learner), method.tuning)
     return done, {
         **about,
         "types": sorted({c for e in episodes for c in e.support.classes if c != "background"}),

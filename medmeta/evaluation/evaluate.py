@@ -288,7 +288,7 @@ def _facts(run: Run, found: _Found, manifest: Manifest, tuning: Mapping[str, Any
         "Patients judged": str(len({case.patient for case in found.judged.cases})),
         "Supports drawn": f"{manifest.draws} for each of {', '.join(map(str, shots))} shots",
         "Episodes": _where(manifest, found.manifest),
-        "Fine-tuning": _chosen(tuning, run.config.get("validated_on", ())),
+        "Fine-tuning": _chosen(tuning, run.config.get("validated_on", ()), run.learner.name),
         "Preprocessing": str(run.plan).replace("\n", "; "),
         "Seed": str(manifest.seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
@@ -302,8 +302,9 @@ def _where(manifest: Manifest, further: Manifest | None) -> str:
     return "; with more labels ".join(said)
 
 
-def _chosen(tuning: Mapping[str, Any], kept: Sequence[str]) -> str:
-    """How rates and steps came about, where some types were kept for validation, or none."""
+def _chosen(tuning: Mapping[str, Any], kept: Sequence[str], ours: str) -> str:
+    """How rates and steps came about, where some types were kept for validation, or none; of our learner,
+    how a bundle gets them, too."""
     if not tuning["chosen"]:
         why = "the run kept no types for validation"
         if kept:
@@ -314,4 +315,7 @@ def _chosen(tuning: Mapping[str, Any], kept: Sequence[str]) -> str:
         f"{NAMES.get(name, name)} {one['steps']} steps at {one['rate']:g}"
         for name, one in tuning["chosen"].items()
     ]
-    return f"{'; '.join(rows)}; chosen on {tuning['tasks']} tasks of {', '.join(tuning['types'])}"
+    said = f"{'; '.join(rows)}; chosen on {tuning['tasks']} tasks of {', '.join(tuning['types'])}"
+    if own := tuning["chosen"].get(ours):
+        said += f"; medmeta adapt --rate {own['rate']:g} --steps {own['steps']} makes a bundle so"
+    return said

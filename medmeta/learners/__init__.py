@@ -4,7 +4,7 @@ from medmeta.learners.plain import plain_network
 from medmeta.learners.protocol import Learner, LearnerError, Predictor
 from medmeta.learners.registry import create_learner, learner_names, load_weights
 from medmeta.learners.safeguard import SAFEGUARD, FineTuning, Safeguarded
-from medmeta.learners.tuning import tune_rates
+from medmeta.learners.tuning import stepping, tune_rates
 
 __all__ = [
     "SAFEGUARD",
@@ -17,5 +17,6 @@ __all__ = [
     "learner_names",
     "load_weights",
     "plain_network",
+    "stepping",
     "tune_rates",
 ]

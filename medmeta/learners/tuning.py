@@ -117,6 +117,35 @@ def tune_rates(
     return _changed(learner, rate=rate, adapt_steps=count)
 
 
+def stepping(learner: Learner, *, rate: float | None = None, steps: int | None = None) -> Learner:
+    """Give a copy of a learner that adapts at another rate or with another number of steps.
+
+    Args:
+        learner: one that takes gradient steps.
+        rate: of its steps; None leaves it.
+        steps: that ``adapt`` takes; None leaves them.
+
+    Raises:
+        LearnerError: where it takes no steps, or for numbers that cannot be.
+
+    Example:
+        >>> from medmeta.learners import create_learner
+        >>> learner = create_learner("maml", torch.nn.Linear(6, 3), way=2)
+        >>> stepping(learner, steps=20).options["adapt_steps"]
+        20
+    """
+    changes = {n: v for n, v in {"rate": rate, "adapt_steps": steps}.items() if v is not None}
+    if not changes:
+        return learner
+    if not isinstance(learner, GradientLearner):
+        raise LearnerError(
+            "a learner that takes gradient steps, for a rate or a number of them",
+            found=repr(learner.name),
+            cure="Leave out the rate and the steps.",
+        )
+    return _changed(learner, **changes)
+
+
 def _walk(learner: GradientLearner, episode: Episode, steps: Sequence[int]) -> Iterator[tuple[int, float]]:
     for count, moving in enumerate(learner.path(episode.support, max(steps))):
         if not all(math.isfinite(float(w.sum())) for w in moving.values()):

@@ -12,6 +12,7 @@ import torch
 
 from medmeta.clinical import BundleError, adapt, load_bundle, predict, verify
 from medmeta.clinical.adapt import fingerprint
+from medmeta.learners import LearnerError, create_learner, stepping
 from medmeta.training import Recipe, Run, Schedule, train
 from medmeta.volumes import Cohort
 
@@ -130,3 +131,20 @@ def test_refusals(run: Run, support: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(BundleError, match="does not exist"):
         adapt(run, support, tmp_path / "there", tumour="brindled")
+
+
+def test_a_bundle_is_made_with_the_rate_and_steps_asked_for(run: Run, support: Path, tmp_path: Path) -> None:
+    made = adapt(
+        run, support, tmp_path / "b", tumour="brindled", rate=0.5, steps=3, calibrated=False
+    )  # an evaluation may have chosen others than the run was trained with
+    about = json.loads((made / "configs" / "metadata.json").read_text())["medmeta"]["about"]
+    assert (about["steps"], about["rate"]) == (3, 0.5)
+    own = adapt(run, support, tmp_path / "own", tumour="brindled", calibrated=False)
+    was = json.loads((own / "configs" / "metadata.json").read_text())["medmeta"]["about"]
+    assert was["steps"] == run.learner.options["adapt_steps"]
+    assert was["weights_after"] != about["weights_after"]
+    assert was["weights_before"] == about["weights_before"] == fingerprint(run.learner)
+    with pytest.raises(LearnerError, match="a positive number"):
+        adapt(run, support, tmp_path / "none", tumour="brindled", rate=-1.0, calibrated=False)
+    with pytest.raises(LearnerError, match=r"a learner that takes gradient steps.*found 'prototypical'"):
+        stepping(create_learner("prototypical", run.learner.network), steps=3)

@@ -15,7 +15,9 @@ from medmeta import open_cohort
 from medmeta.episodes import Examples
 from medmeta.evaluation import EvaluationError, baselines, propose
 from medmeta.evaluation.baselines import Majority, NearestPixels, methods_of, tuned, validation_episodes
+from medmeta.learners import Safeguarded, create_learner
 from medmeta.learners.tuning import RATES, STEPS
+from medmeta.networks import build
 from medmeta.training import Recipe, Run, Schedule, train
 from medmeta.volumes import Cohort, Store, Volume
 
@@ -98,6 +100,10 @@ def test_rates_are_chosen_on_validation_types_from_one_grid(run: Run, cohort: Co
     assert about["chosen"]["pretrain-linear"]["rate"] in RATES
     assert about["chosen"]["pretrain-linear"]["steps"] in STEPS
     assert found["pretrain-linear"].inner.adapt_steps in STEPS  # type: ignore[union-attr]
+    ours = create_learner("maml", build(run.network), way=2)
+    both, about = tuned({"maml": ours, "safeguarded": Safeguarded(ours)}, tasks)
+    assert both["safeguarded"].learner is both["maml"]  # type: ignore[union-attr]
+    assert about["chosen"].keys() == {"maml"}
     none = [v for v in cohort.volumes if v.tumour not in kinds]
     assert validation_episodes(run, none, store, (1,)) == []
     assert tuned(some, [])[1] == {"tasks": 0, "chosen": {}}

@@ -62,9 +62,16 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_why_rates_are_the_defaults_is_true() -> None:
     """Types were kept for validation, but nobody of them is in the cohort that is judged."""
     assert "the cohort's patients of spot, kept for validation, do not suffice to choose" in _chosen(
-        {"chosen": {}}, ["spot"]
+        {"chosen": {}}, ["spot"], "maml"
     )
-    assert "the run kept no types for validation to choose them on" in _chosen({"chosen": {}}, ())
+    assert "the run kept no types for validation to choose them on" in _chosen({"chosen": {}}, (), "maml")
+
+
+def test_a_report_says_how_a_bundle_gets_the_rates_that_were_judged() -> None:
+    chosen = {name: {"rate": 0.015, "steps": 30} for name in ("maml", "pretrain-linear")}
+    said = _chosen({"chosen": chosen, "tasks": 4, "types": ["spot"]}, ["spot"], "maml")
+    assert said.endswith("of spot; medmeta adapt --rate 0.015 --steps 30 makes a bundle so")
+    assert "medmeta adapt" not in _chosen({"chosen": chosen, "tasks": 4, "types": ["spot"]}, (), "ridge")
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
