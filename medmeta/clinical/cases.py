@@ -47,7 +47,7 @@ def name_cases(inputs: Iterable[Input | Sequence[Input] | Study], out: Path) -> 
         raise BundleError("one or more scans", found="none", cure="Name a file or folder for each.")
     _refuse_doubles(given)
     secret = _secret(out) if len(local) < len(given) else b""
-    named = iter(_apart([_parts(case[0].absolute()) for case in local]))
+    named = iter(_apart([_parts(_whole(case[0])) for case in local]))
     # in the order that they are given in: so are the masks
     return {one.case(secret) if isinstance(one, Study) else next(named): one for one in given}
 
@@ -56,7 +56,7 @@ def _refuse_doubles(cases: Sequence[Source]) -> None:
     """Refuse a scan that is there twice; said by its place, for a path may name the patient."""
     places: dict[Source, list[int]] = {}
     for place, case in enumerate(cases, start=1):
-        whole = case if isinstance(case, Study) else tuple(path.absolute() for path in case)
+        whole = case if isinstance(case, Study) else tuple(map(_whole, case))
         places.setdefault(whole, []).append(place)
     doubles = [" and ".join(map(str, where)) for where in places.values() if len(where) > 1]
     if doubles:
@@ -79,9 +79,14 @@ def _apart(parts: Sequence[tuple[str, ...]]) -> list[str]:
     return []
 
 
+def _whole(path: Path) -> Path:
+    """From the root on and without ``..``, which would be a name for no case."""
+    return Path(os.path.abspath(path))
+
+
 def _parts(path: Path) -> tuple[str, ...]:
-    """Folders and name without its suffix."""
-    return (*path.parts[1:-1], stem_of(path) or "case")
+    """Folders and name without its suffix; a dot before a name would hide the results."""
+    return tuple(part.lstrip(".") for part in (*path.parts[1:-1], stem_of(path).lstrip(".") or "case"))
 
 
 def writable(out: Path) -> None:

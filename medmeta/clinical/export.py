@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,19 @@ def _save(network: nn.Sequential, plan: Plan, folder: Path) -> None:
         warnings.simplefilter("ignore")
         script = torch.jit.trace(network, _example(plan), check_trace=False)
         torch.jit.save(script, str(folder / names.SCRIPT))
+    _forget_callers(folder / names.SCRIPT)
+
+
+def _forget_callers(script: Path) -> None:
+    """Take out of a TorchScript file who called: torch keeps each operation's stack, with the paths of all
+    programs on it, and the folder of a notebook may be called by a patient. Loading does without."""
+    traced = script.with_suffix(".traced")
+    os.replace(script, traced)
+    with zipfile.ZipFile(traced) as found, zipfile.ZipFile(script, "w") as kept:
+        for record in found.infolist():
+            if not record.filename.endswith(".debug_pkl"):
+                kept.writestr(record, found.read(record))
+    traced.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +55,27 @@ def save_onnx(network: nn.Module, example: torch.Tensor, file: Path) -> None:
                 cure="Leave --onnx out; model.pt and model.ts serve torch.",
             ) from error
         wanted = network(two)
+    _forget_callers(file)
     _compare(file, two, wanted)
+
+
+def _forget_callers(file: Path) -> None:
+    """Take out of an ONNX file what torch notes on each node: its stack, with the paths of programs."""
+    import onnx
+
+    model = onnx.load(file)
+    _bare(model)
+    onnx.save(model, file)
+
+
+def _bare(message: Any) -> None:
+    """A part of a model, and all parts of it, without notes for people, in place."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _bare(part)
 
 
 def _compare(file: Path, image: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -62,8 +62,9 @@ def verify(bundle: str | os.PathLike[str]) -> list[str]:
     problems = list(_manifest(folder))
     if problems:  # damaged files are not looked into
         return problems
-    problems = [*_metadata(folder), *_weights(folder), *_configuration(folder)]
-    return problems or list(_fitting(folder))  # what is of another shape fits nothing
+    configs, unread = _configs(folder)
+    problems = [*unread, *_metadata(configs), *_weights(folder), *_configuration(configs)]
+    return problems or list(_fitting(folder, configs))  # what is of another shape fits nothing
 
 
 def _manifest(folder: Path) -> Iterator[str]:
@@ -104,12 +105,27 @@ def _leads_out(folder: Path, name: str) -> bool:
     return not file.is_relative_to(folder.resolve()) or not file.is_file()
 
 
-def _metadata(folder: Path) -> Iterator[str]:
-    try:
-        about = _object(read_json(folder / names.METADATA))
-    except BundleError as error:
-        yield _unread(names.METADATA, error)
+def _configs(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What every configuration holds, by the name of its file, and which cannot be read."""
+    read, unread = dict[str, Any](), list[str]()
+    for file in sorted((folder / "configs").rglob("*")):
+        if file.is_dir():
+            continue
+        where = file.relative_to(folder).as_posix()
+        if file.suffix != ".json":
+            unread.append(f"{where}: not a JSON file")
+            continue
+        try:
+            read[where] = read_json(file)
+        except BundleError as error:
+            unread.append(_unread(where, error))
+    return read, unread
+
+
+def _metadata(configs: Mapping[str, Any]) -> Iterator[str]:
+    if names.METADATA not in configs:  # that has been said
         return
+    about = _object(configs[names.METADATA])
     missing = [key for key in REQUIRED if key not in about]
     if missing:
         yield f"{names.METADATA}: without {', '.join(missing)}"
@@ -184,20 +200,8 @@ def _likeness(folder: Path) -> Iterator[str]:
         yield f"{names.LIKENESS}: no means and positive deviations"
 
 
-def _configuration(folder: Path) -> Iterator[str]:
-    for file in sorted((folder / "configs").rglob("*")):
-        if file.is_dir():
-            continue
-        where = file.relative_to(folder).as_posix()
-        if file.suffix != ".json":
-            yield f"{where}: not a JSON file"
-            continue
-        try:
-            content = read_json(file)
-        except BundleError as error:
-            if where != names.METADATA:  # that has been said
-                yield _unread(where, error)
-            continue
+def _configuration(configs: Mapping[str, Any]) -> Iterator[str]:
+    for where, content in configs.items():
         yield from _judged(where, (expressions if where == names.METADATA else forbidden)(content))
         if where == names.INFERENCE:
             yield from _parts(_object(content))
@@ -224,9 +228,9 @@ def _judged(where: str, problems: Iterator[str]) -> Iterator[str]:
         yield f"{where}: brackets in brackets, too deep to judge"
 
 
-def _fitting(folder: Path) -> Iterator[str]:
+def _fitting(folder: Path, configs: Mapping[str, Any]) -> Iterator[str]:
     """Whether metadata, network and likeness, each right by itself, are of one bundle."""
-    about, layers = read_json(folder / names.METADATA), read_json(folder / names.INFERENCE)["layers"]
+    about, layers = configs[names.METADATA], configs[names.INFERENCE]["layers"]
     classes, plan = about["medmeta"]["classes"], Plan.from_json(json.dumps(about["medmeta"]["plan"]))
     said = about["network_data_format"]["outputs"]["pred"]["num_channels"]
     given = _outputs(layers[-1])

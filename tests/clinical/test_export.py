@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_handed_on(segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Pa
     assert predict(made, unseen[:1], tmp_path / "out")[0]["ok"]
     (made / "models" / "model.onnx").write_bytes(b"another")
     assert verify(made) == ["models/model.onnx: changed since it was exported"]
+
+
+def test_no_file_knows_the_programs_that_wrote_it(segment_bundle: Path, tmp_path: Path) -> None:
+    """torch notes who called, in TorchScript and ONNX: the folder of a notebook may be a patient's."""
+    notebook = compile("made = hand_on(bundle, out, onnx=True)", "/home/DOE_JANE/notebook.py", "exec")
+    exec(notebook, {"hand_on": hand_on, "bundle": segment_bundle, "out": tmp_path / "made"})
+    for file in filter(Path.is_file, (tmp_path / "made").rglob("*")):
+        content = file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                content = b"".join(archive.read(name) for name in archive.namelist())
+        for told in (b"DOE_JANE", b"site-packages", b"medmeta/clinical", str(Path.home()).encode()):
+            assert told not in content, (file.name, told)
 
 
 def test_what_an_earlier_version_said_of_the_data_is_said_anew(segment_bundle: Path, tmp_path: Path) -> None:

@@ -61,6 +61,23 @@ def test_what_is_there_is_refused_or_passed_over(flat_bundle: Path, tmp_path: Pa
     assert [r["skipped"] for r in results] == [True, False]
 
 
+def test_results_have_a_name_that_can_be_seen(
+    flat_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``..`` was taken for the name of a case, and results of hidden scans were hidden and not said."""
+    study = tmp_path / "study"
+    save(classic(voxels((2, 20, 24))), study / "image")
+    monkeypatch.chdir(study / "image")
+    hidden = scan(tmp_path / ".scan.nii.gz", (20, 24, 1))
+    results = predict(flat_bundle, ["..", hidden], tmp_path / "out")
+    assert [(r["case"], r["files"]) for r in results] == [
+        ("study", ["study/study_seg.nii.gz"]),
+        ("scan", ["scan/scan_seg.nii.gz"]),
+    ]
+    with pytest.raises(BundleError, match="the same one at places 1 and 2"):
+        predict(flat_bundle, ["../image", "."], tmp_path / "out")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 

@@ -1,4 +1,4 @@
-"""The last step of the quickstart on cohorts that people have: the bundle runs, or the report says why."""
+"""A bundle tried out on cohorts that people have: it runs, or says why it does not."""
 
 from __future__ import annotations
 
@@ -12,18 +12,11 @@ import pytest
 import torch
 from pydicom.uid import generate_uid
 
+from medmeta.clinical import BundleError
+from medmeta.clinical.trial import Tried, _alone, _apart, _last, try_out
 from medmeta.learners import create_learner
 from medmeta.networks import build, unet
-from medmeta.quickstart import (
-    Bundled,
-    Half,
-    QuickstartError,
-    _alone,
-    _apart,
-    _bundle,
-    _bundle_or_why,
-    _last,
-)
+from medmeta.quickstart import Half, _bundle_or_why
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Plan, Store, Volume, load, open_cohort
 
@@ -64,8 +57,8 @@ def test_the_series_of_a_study_with_two_is_run(cohort: Cohort, half: Half, tmp_p
     """MONAI would read both as one; and an apostrophe in a path is no end of a string."""
     work = tmp_path / "d'Arc"
     work.mkdir()
-    found = _bundle(cohort, "glioma", half, work, 0)
-    assert isinstance(found, Bundled)
+    found = try_out(half.run, cohort.volumes, "glioma", work, store=half.store, seed=0)
+    assert isinstance(found, Tried)
     assert found.shot == 1
     assert found.overlap is not None
     first = min(cohort.volumes, key=lambda v: v.patient)
@@ -119,7 +112,7 @@ def test_no_patient_is_adapted_on_and_run(tmp_path: Path) -> None:
     many = [of("a"), *(of(f"p{n}") for n in range(9))]
     assert len(_apart(many)[0]) == 5
     for too_few in ([], [of("a"), of("a")], [of("a", file), of("b", file)], [of("a"), of("b", mask=None)]):
-        with pytest.raises(QuickstartError, match="another one with a DICOM series"):
+        with pytest.raises(BundleError, match="another one with a DICOM series"):
             _apart(too_few)
 
 
