@@ -37,8 +37,8 @@ from medmeta.evaluation import (
 from medmeta.evaluation.baselines import NAMES, CopiedMask, Majority, NearestPixels
 from medmeta.evaluation.drawing import new_volumes
 from medmeta.evaluation.manifest import Key, Manifest, read
+from medmeta.evaluation.outlines import judged_values
 from medmeta.evaluation.proof import Looked, check_names, prove
-from medmeta.evaluation.protocol import judged_values
 from medmeta.training import Recipe, Run, RunError, Schedule, open_run, train
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, VolumeError, make_plan
 from medmeta.volumes.names import same_type
