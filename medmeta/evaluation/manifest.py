@@ -221,6 +221,29 @@ def _check(e: Episode) -> None:
         )
 
 
+def check_queries(manifest: Manifest) -> None:
+    """Refuse episodes in which nobody judged has the type, or, to classify, nobody is without it.
+
+    Raises:
+        EvaluationError: naming the episode.
+    """
+    for episode in manifest.episodes:
+        kinds = [k.kind for k in episode.query]
+        for tumour in episode.tumours:
+            if tumour not in kinds:
+                raise EvaluationError(
+                    f"a patient with {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} without it",
+                    cure="Ask for fewer shots, or add patients of the type.",
+                )
+            if manifest.task == "classification" and set(kinds) == {tumour}:
+                raise EvaluationError(
+                    f"a patient without {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} with it",
+                    cure="Ask for fewer shots, or add patients of other types.",
+                )
+
+
 def open_manifest(path: str | Path) -> Manifest:
     """Read a manifest's file.
 
