@@ -502,6 +502,12 @@ def test_where_there_is_no_target_overlap_says_nothing() -> None:
         (lambda m, e: e.update(shot=1.5), "another document"),
         (lambda m, e: m.update(seed=float("inf")), "another document"),
         (lambda m, e: m.update(crops=-2), "another document"),
+        (lambda m, e: m.update(crops=0), "at least 1 crop a support patient, found 0"),
+        (
+            lambda m, e: m.update(task="outlining"),
+            "the task segmentation or classification, found 'outl",
+        ),
+        (lambda m, e: m.update(task="classification"), "episodes of classification, found 2 of the other"),
         (
             lambda m, e: e.update(classes=["cyst"]),
             "cases of the classes of episode cyst-1-0, found some of none",
