@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmeta.errors import nearest
-from medmeta.evaluation.manifest import FREE, Key, Manifest
+from medmeta.evaluation.manifest import FREE, Key, Manifest, check_queries
 from medmeta.evaluation.records import EvaluationError
 from medmeta.volumes import Volume
 from medmeta.volumes.entry import content_hash
@@ -84,6 +84,8 @@ class Catalogue:
     def check(self, manifest: Manifest) -> None:
         """Refuse a manifest whose cases are not all there, or are two patients', or one's on both sides.
 
+        Where nobody judged has the type, or, to classify, nobody is without it, it is refused, too.
+
         Raises:
             EvaluationError: with the numbers.
         """
@@ -107,6 +109,20 @@ class Catalogue:
                     found=f"{len(sides[0] & sides[1])} patient(s) on both sides in this cohort",
                     cure="Write the manifest anew, or correct the cohort's patient keys.",
                 )
+        check_queries(manifest)
+        if manifest.task == "segmentation":
+            self._check_masks(manifest)
+
+    def _check_masks(self, manifest: Manifest) -> None:
+        """Refuse cases to outline without an outline: one is learnt from, or judged, after hours maybe."""
+        outlined = {k for e in manifest.episodes for k in (*e.support, *e.query) if e.label(k) == 1}
+        without = [k for k in sorted(outlined) if self[k].mask is None]
+        if without:
+            raise EvaluationError(
+                f"a mask of each of the {len(outlined)} cases that show {', '.join(manifest.tumours)}",
+                found=f"{len(without)} without, first {without[0].image}",
+                cure="Add the masks, or write the manifest anew for this cohort.",
+            )
 
     def table(self, manifest: Manifest) -> str:
         """Which file each case is, as CSV: for other programs, to be kept where the data is."""

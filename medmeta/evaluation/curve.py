@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medmeta.evaluation.cells import Cells
 from medmeta.evaluation.differences import Difference, against
 from medmeta.evaluation.intervals import RESAMPLES, Interval, interval, resampled
-from medmeta.evaluation.records import Case
+from medmeta.evaluation.records import Case, by_patient
 from medmeta.evaluation.scores import SCORES, task_of
 
 
@@ -61,6 +61,7 @@ def learning_curves(cases: Sequence[Case], metric: str) -> dict[str, Curve]:
         >>> learning_curves(cases, "dice")["m"].score.round(2).tolist()
         [0.2, 0.4]
     """
+    cases = by_patient(cases)
     patients, draws = list(dict.fromkeys(c.patient for c in cases)), sorted({c.draw for c in cases})
     groups: dict[str, dict[int, list[Case]]] = {}
     for case in cases:
@@ -84,13 +85,11 @@ def _gain(by_shot: Sequence[Sequence[Case]], metric: str) -> Cells | None:
 
 def _cells(cases: Sequence[Case], metric: str, patients: Sequence[str], draws: Sequence[int]) -> Cells:
     """What each patient counts, on a grid of all draws and patients."""
-    place = {p: i for i, p in enumerate(patients)}
-    cases = sorted(cases, key=lambda c: place[c.patient])  # every number of labels groups patients alike
     some = SCORES[task_of(cases)][metric].make(cases)
-    drawn = {c.draw for c in cases}
+    whose, drawn = {c.patient for c in cases}, {c.draw for c in cases}
     whole = np.full((len(draws), len(patients)), np.nan)
     rows = [draws.index(d) for d in sorted(drawn)]
-    columns = list(dict.fromkeys(place[c.patient] for c in cases))
+    columns = [i for i, p in enumerate(patients) if p in whose]  # in the order that the cases are in
     whole[np.ix_(rows, columns)] = some
     return whole
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medmeta.episodes import EpisodeError, generator_of, support_examples
 from medmeta.evaluation import metrics
 from medmeta.evaluation.intervals import Interval, clustered
-from medmeta.evaluation.protocol import logits_of
+from medmeta.evaluation.outlines import logits_of
 from medmeta.evaluation.records import Method
 from medmeta.evaluation.selection import Embed, medoids_of, one_a_patient
 from medmeta.learners import Predictor

@@ -174,7 +174,24 @@ def read(text: str) -> Manifest:
     twice = len(made.episodes) - len({e.name for e in made.episodes})
     if twice:
         raise _anew("every episode once", f"{twice} with the name of another")
+    _check_task(made)
     return made
+
+
+def _check_task(made: Manifest) -> None:
+    """Refuse another task than the two, episodes of the other one, and to outline without a piece to learn.
+
+    Raises:
+        EvaluationError: in one line; it would be found after rates were chosen.
+    """
+    if made.task not in ("segmentation", "classification"):
+        raise _anew("the task segmentation or classification", repr(made.task[:40]))
+    outlines = [e.classes[0] == "background" for e in made.episodes]
+    other = outlines.count(made.task == "classification")
+    if other:
+        raise _anew(f"episodes of {made.task}", f"{other} of the other task")
+    if made.task == "segmentation" and not made.crops:
+        raise _anew("at least 1 crop a support patient", "0")
 
 
 def _whole(number: Any, least: float = -math.inf) -> int:
@@ -219,6 +236,29 @@ def _check(e: Episode) -> None:
             f"{e.shot} labelled of each class in the support of episode {e.name}",
             f"{', '.join(map(str, there))} of {len(e.support)}",
         )
+
+
+def check_queries(manifest: Manifest) -> None:
+    """Refuse episodes in which nobody judged has the type, or, to classify, nobody is without it.
+
+    Raises:
+        EvaluationError: naming the episode.
+    """
+    for episode in manifest.episodes:
+        kinds = [k.kind for k in episode.query]
+        for tumour in episode.tumours:
+            if tumour not in kinds:
+                raise EvaluationError(
+                    f"a patient with {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} without it",
+                    cure="Ask for fewer shots, or add patients of the type.",
+                )
+            if manifest.task == "classification" and set(kinds) == {tumour}:
+                raise EvaluationError(
+                    f"a patient without {tumour!r} among those judged in episode {episode.name}",
+                    found=f"{len(kinds)} with it",
+                    cure="Ask for fewer shots, or add patients of other types.",
+                )
 
 
 def open_manifest(path: str | Path) -> Manifest:

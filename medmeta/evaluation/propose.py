@@ -9,7 +9,7 @@ from typing import Any
 from medmeta.errors import nearest
 from medmeta.evaluation.gain import Trial, gains, trials, verdict
 from medmeta.evaluation.pixels import Trees
-from medmeta.evaluation.protocol import EvaluationError
+from medmeta.evaluation.records import EvaluationError
 from medmeta.evaluation.selection import Embed, embedding, enough, one_a_patient, select, untrained
 from medmeta.training import Run
 from medmeta.volumes import Cohort, Plan, Store, Volume, make_plan

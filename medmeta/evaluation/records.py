@@ -66,6 +66,22 @@ class Case:
     missing: bool = False
 
 
+def by_patient(cases: Sequence[Case]) -> list[Case]:
+    """Cases by patient, patients of each tumour type as they first come.
+
+    Intervals are made of groups of patients, by their order. In this one every method and every number of
+    labels, at which others are missing, has the same groups, whatever figure is made of them.
+    """
+    place: dict[tuple[str, str], int] = {}
+    for case in cases:
+        place.setdefault((case.tumour, case.patient), len(place))
+    return sorted(cases, key=lambda case: place[case.tumour, case.patient])
+
+
+def _group(case: Case) -> tuple[str, int, str]:
+    return case.tumour, case.shot, case.method
+
+
 @dataclass(frozen=True)
 class Picture:
     """One slice of a judged case, for the report.
@@ -104,10 +120,10 @@ class Judged:
     tolerance: float = 2.0
 
     def groups(self) -> dict[tuple[str, int, str], list[Case]]:
-        """The cases of each tumour type, number of labelled patients and method."""
-        found: dict[tuple[str, int, str], list[Case]] = {}
-        for case in self.cases:
-            found.setdefault((case.tumour, case.shot, case.method), []).append(case)
+        """The cases of each tumour type, number of labelled patients and method, patients in one order."""
+        found: dict[tuple[str, int, str], list[Case]] = {_group(case): [] for case in self.cases}
+        for case in by_patient(self.cases):
+            found[_group(case)].append(case)
         return found
 
     def table(self, seed: int = 0) -> dict[str, dict[str, dict[str, dict[str, Interval]]]]:

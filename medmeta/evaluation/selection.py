@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from medmeta.evaluation.medoids import k_medoids
-from medmeta.evaluation.protocol import EvaluationError
+from medmeta.evaluation.records import EvaluationError
 from medmeta.networks import build, encoded, unet
 from medmeta.volumes import Plan, Prepared, Store, Volume
 from medmeta.volumes.progress import Track, silent

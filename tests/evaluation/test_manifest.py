@@ -37,8 +37,8 @@ from medmeta.evaluation import (
 from medmeta.evaluation.baselines import NAMES, CopiedMask, Majority, NearestPixels
 from medmeta.evaluation.drawing import new_volumes
 from medmeta.evaluation.manifest import Key, Manifest, read
+from medmeta.evaluation.outlines import judged_values
 from medmeta.evaluation.proof import Looked, check_names, prove
-from medmeta.evaluation.protocol import judged_values
 from medmeta.training import Recipe, Run, RunError, Schedule, open_run, train
 from medmeta.volumes import Cohort, Plan, Prepared, Store, Volume, VolumeError, make_plan
 from medmeta.volumes.names import same_type
@@ -187,13 +187,42 @@ def test_a_manifest_whose_cases_are_missing_or_that_is_none_is_one_clear_error(
         open_manifest(file)
 
 
-def test_a_query_that_never_shows_the_type_is_refused(cohort: Cohort) -> None:
+def test_a_query_that_never_shows_the_type_is_refused(
+    run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = drawn(cohort, shots=(1,), episodes=1)
     only = tuple(k for k in made.episodes[0].query if k.kind == "none")
     empty = replace(made, episodes=(replace(made.episodes[0], query=only),))
     store = Store(PLAN, salt="s")
     with pytest.raises(EvaluationError, match="4 without it"):
         replay({"trees": Trees()}, empty, Catalogue(cohort.volumes), store)
+    _nothing_is_chosen(monkeypatch)
+    with pytest.raises(EvaluationError, match="4 without it"):
+        evaluate(run, cohort, tmp_path / "out", manifest=empty)
+    assert not list(tmp_path.iterdir())
+
+
+def _nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be known before rates are chosen is said before: that may take an hour."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Asked
+
+    monkeypatch.setattr(sys.modules["medmeta.evaluation.evaluate"], "validation_episodes", stop)
+
+
+@pytest.mark.parametrize("side", ["support", "query"])
+def test_a_case_whose_mask_is_not_there_is_refused_before_rates_are_chosen(
+    side: str, run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who replays a manifest has the same images, but maybe not yet all of the outlines."""
+    made = drawn(cohort, shots=(3,), episodes=1)
+    catalogue = Catalogue(cohort.volumes)
+    gone = catalogue[next(k for k in getattr(made.episodes[0], side) if k.kind == "cyst")]
+    volumes = tuple(replace(v, mask=None) if v == gone else v for v in cohort.volumes)
+    _nothing_is_chosen(monkeypatch)
+    with pytest.raises(EvaluationError, match="each of the 5 cases that show cyst, found 1 without"):
+        evaluate(run, replace(cohort, volumes=volumes), tmp_path / "out", manifest=made)
 
 
 def judged_masks(
@@ -473,6 +502,12 @@ def test_where_there_is_no_target_overlap_says_nothing() -> None:
         (lambda m, e: e.update(shot=1.5), "another document"),
         (lambda m, e: m.update(seed=float("inf")), "another document"),
         (lambda m, e: m.update(crops=-2), "another document"),
+        (lambda m, e: m.update(crops=0), "at least 1 crop a support patient, found 0"),
+        (
+            lambda m, e: m.update(task="outlining"),
+            "the task segmentation or classification, found 'outl",
+        ),
+        (lambda m, e: m.update(task="classification"), "episodes of classification, found 2 of the other"),
         (
             lambda m, e: e.update(classes=["cyst"]),
             "cases of the classes of episode cyst-1-0, found some of none",
@@ -531,10 +566,7 @@ def test_a_mask_that_cannot_be_read_is_found_before_anything_is_adapted(
     image = nibabel.Nifti1Image(np.ones((3, 3, 3), "u1"), np.eye(4))
     nibabel.save(image, tmp_path / last.name / f"{last.query[-1].image}.nii.gz")
 
-    def stop(*_: object, **__: object) -> None:
-        raise Asked
-
-    monkeypatch.setattr(sys.modules["medmeta.evaluation.evaluate"], "validation_episodes", stop)
+    _nothing_is_chosen(monkeypatch)
     beside = Beside(predictions={"theirs": tmp_path})
     with pytest.raises(VolumeError, match="a mask on the image's grid"):
         evaluate(run, cohort, tmp_path / "out", manifest=made, beside=beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medmeta.evaluation import Case, clustered
+from medmeta.evaluation import Case, Judged, advise, clustered, results
 from medmeta.evaluation.cells import pseudo_values
 from medmeta.evaluation.curve import learning_curves
 from medmeta.evaluation.intervals import Interval, interval
@@ -111,6 +112,30 @@ def test_figures_are_the_same_under_other_salts() -> None:
     assert summaries(salted) == summaries(cases)
     one, other = (learning_curves(some, "auroc")["m"] for some in (cases, salted))
     assert np.array_equal(one.samples(), other.samples())
+
+
+def test_the_answer_and_the_tables_say_the_same_of_one_score() -> None:
+    """Others are missing at each number of labels, for they were learnt from, and come later then."""
+    random, truth = np.random.default_rng(0), np.arange(30) % 3 == 0
+    cases = []
+    for draw in range(4):
+        order = random.permutation(30)
+        for shot, method in itertools.product((1, 3), "ab"):
+            out = {int(p) for here in (truth, ~truth) for p in [i for i in order if here[i]][:shot]}
+            made = classified(random.random(30) + truth / 2, truth, draw)
+            there = [c for i, c in enumerate(made) if i not in out]
+            cases += [replace(c, shot=shot, method=method) for c in there]
+    judged = Judged("classification", tuple(cases), (), {"a": 1.0, "b": 1.0})
+    found = results([judged], held_out=["cyst"], seed=0, seconds=0)
+    (answer,) = (a.to_json() for a in advise(judged, {"a"}))
+    assert answer["score"] == found["results"]["cyst"]["3"][answer["use"]]["auroc"]
+    (apart,) = found["differences"]["cyst"]["3"]["auroc"]
+    sign = 1 if answer["use"] == "a" else -1
+    assert answer["lead"]["mean"] == sign * apart["mean"]
+    assert answer["lead"]["p"] == apart["p"]
+    turned = [c for c in cases if c.method == "a"] + [c for c in cases if c.method == "b"][::-1]
+    again = results([replace(judged, cases=tuple(turned))], held_out=["cyst"], seed=0, seconds=0)
+    assert again["differences"] == found["differences"]  # pairs are of one patient in any order of the cases
 
 
 def test_what_says_nothing_of_a_patient_who_says_something_elsewhere_is_no_class() -> None:
