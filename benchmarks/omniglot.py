@@ -92,6 +92,8 @@ RECIPES: dict[str, Recipe] = {
     # one step from a head of zeros moves the head alone: the slope of the layers below is zero there
     "maml": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
     "fomaml": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
+    # many short steps: a few long ones went too far on 5 classes where they sufficed for 20
+    "anil": Recipe(ways=(5, 20), shots=(1, 1, 5), options={**_ZEROS, "rate": 0.02, "steps": 24}),
     # one step, as Li et al. 2017 have it: after two, rates learnt on 20 classes went too far on 5
     "meta-sgd": Recipe(shots=(1,), options={**_ZEROS, "rate": 0.4, "steps": 1}),
     "reptile": Recipe(

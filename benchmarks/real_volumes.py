@@ -167,7 +167,7 @@ def judged(run: Run, others: Sequence[Run], cohort: Cohort, manifest: Manifest, 
 
 
 def cells(cases: Sequence[tuple[str, str, float]]) -> Cells:
-    patients, draws, values = zip(*cases, strict=True)
+    patients, draws, values = zip(*sorted(cases), strict=True)  # the same order for every method
     return cells_of(patients, draws, values)
 
 

@@ -19,10 +19,11 @@ def pseudo_values(
     classes: Sequence[Hashable | None] | None = None,
     least: Mapping[Hashable, int] | None = None,
 ) -> Cells:
-    """What each patient counts for any statistic of a draw, so that their mean over a draw is that of it.
+    """What each patient counts for any statistic of a draw, so that their mean is that of the draws.
 
     Jackknife pseudo-values (Tukey 1958) within each draw, centred: for a mean they are the patients' own.
-    Scores of different draws are not on one scale, so the statistic is of one draw at a time.
+    Scores of different draws are not on one scale, so the statistic is of one draw at a time, and each
+    draw counts once, however many patients or groups it has: all cells are moved by what that takes.
 
     Where it compares classes (AUROC), it is no surer than the class with fewest patients lets it be: two
     patients with the tumour say little, however many are free of it. So each patient of that class is left
@@ -63,6 +64,10 @@ def pseudo_values(
         cases = np.flatnonzero((rows == r) & (places >= 0))
         for place, value in _of_draw(cases, places, kinds, statistic).items():
             cells[r, place] = value
+    known = np.isfinite(cells)
+    if known.any():
+        by_draw = [row[there].mean() for row, there in zip(cells, known, strict=True) if there.any()]
+        cells += np.mean(by_draw) - cells[known].mean()
     return cells
 
 

@@ -71,7 +71,8 @@ def _score(case: Case, task: str) -> float | None:
 def cases_csv(judged: Sequence[Judged]) -> str:
     """All cases as CSV: type, labels, method, support, hashed patient, every figure; empty where undefined.
 
-    The last column says of a missing prediction (1) that its figures are the worst there can be, not its own.
+    Nine digits tell all numbers of single precision apart, so that ranks made of the file are ours. The last
+    column says of a missing prediction (1) that its figures are the worst there can be, not its own.
 
     Example:
         >>> case = Case("a", 1, "m", 0, "f00d", {"dice": 0.5})
@@ -97,7 +98,7 @@ def cases_csv(judged: Sequence[Judged]) -> str:
     for one in judged:
         for c in one.cases:
             fixed = [one.task, c.tumour, c.shot, c.method, c.draw, c.patient, int(c.truth)]
-            said = ["" if c.probability is None else round(c.probability, 6), c.kind or "", c.answer or ""]
-            values = ["" if (v := c.values.get(name)) is None else round(v, 6) for name in metrics]
+            said = ["" if c.probability is None else f"{c.probability:.9g}", c.kind or "", c.answer or ""]
+            values = ["" if (v := c.values.get(name)) is None else f"{v:.9g}" for name in metrics]
             table.writerow([*fixed, *said, *values, int(c.missing)])
     return text.getvalue()

@@ -103,6 +103,18 @@ def test_groups_hold_each_class_and_their_mean_is_the_statistic() -> None:
     assert np.isfinite(fewer).sum() == 2
 
 
+def test_a_score_is_the_mean_over_draws_however_many_groups_each_has() -> None:
+    """By scikit-learn: two draws, in one of which fewer were judged, with the type and without."""
+    random, truth = np.random.default_rng(4), np.arange(12) < 6
+    cases, areas = [], []
+    for draw, there in enumerate((np.isin(np.arange(12), (4, 5, 8, 9, 10, 11)), np.arange(12) >= 0)):
+        score = random.random(12) + truth / 3
+        cases += [c for c, t in zip(classified(score, truth, draw), there, strict=True) if t]
+        areas.append(roc_auc_score(truth[there], score[there]))
+    found = summaries(cases)["auroc"].mean
+    assert found == pytest.approx(np.mean(areas), abs=1e-4)
+
+
 def test_figures_are_the_same_under_other_salts() -> None:
     """A patient's key is salted, so its place among the keys is another in every folder."""
     random, truth = np.random.default_rng(3), np.arange(24) % 3 == 0
