@@ -69,7 +69,8 @@ def predict(
         track: shows progress.
 
     Returns:
-        One object a case: ``case``, ``ok``, ``message``, ``files`` (relative to ``out``), ``skipped``;
+        One object a case: ``case``, ``ok``, ``message``, ``files`` (relative to ``out``), ``skipped``, and
+        of a case that was not skipped:
         ``series`` (which was chosen, and why) and ``warnings``; and ``class`` and ``probabilities``, or
         ``voxels``, ``volume_ml``, ``lesion_count`` and diameters of every class but the background; and how
         sure that is: ``confidence`` (calibrated), ``distance`` from the support, its ``threshold``, and
@@ -205,8 +206,7 @@ class _Job:
                 os.replace(temporary, folder)  # refuses a folder that another program has put there meanwhile
         finally:
             remove(temporary)
-        files = sorted(f.name for f in (self.out / case.name).iterdir() if not f.name.startswith("."))
-        return {**found, "files": [f"{case.name}/{name}" for name in files]}
+        return {**found, "files": self._files(case)}
 
     def _again(self, case: _Case) -> dict[str, Any]:
         """A case that is there: passed over where it is this one, but stored where it was not."""
@@ -214,7 +214,12 @@ class _Job:
         kept = refuse_other(folder, self._parts(case), self.predictor.manifest)
         if not all((folder / f"{case.name}{suffix}").is_file() for suffix in self._suffixes()):
             return self._once(case, sorted({*self.formats, *kept.formats}))
-        return {"skipped": True, **_stored(case.source, folder)}
+        return {"skipped": True, "files": self._files(case), **_stored(case.source, folder)}
+
+    def _files(self, case: _Case) -> list[str]:
+        """What a reader of the results finds of a case."""
+        there = sorted(f.name for f in (self.out / case.name).iterdir() if not f.name.startswith("."))
+        return [f"{case.name}/{name}" for name in there]
 
     def _suffixes(self) -> list[str]:
         """Of the files that a case has when it is done."""

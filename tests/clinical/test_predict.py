@@ -59,6 +59,9 @@ def test_what_is_there_is_refused_or_passed_over(flat_bundle: Path, tmp_path: Pa
         predict(flat_bundle, files, tmp_path / "out")
     results = predict(flat_bundle, files, tmp_path / "out", resume=True)
     assert [r["skipped"] for r in results] == [True, False]
+    # a pipeline that goes on where it was stopped reads on from the same lines
+    assert len(results[0]["files"]) == len(results[1]["files"]) > 0
+    assert all((tmp_path / "out" / name).is_file() for r in results for name in r["files"])
 
 
 def test_results_have_a_name_that_can_be_seen(
