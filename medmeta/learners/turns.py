@@ -31,18 +31,22 @@ def held(network: nn.Module) -> Iterator[None]:
 
 
 def _before_fork() -> None:
-    """Wait for all turns; those who have one may ask for another meanwhile."""
-    mine: list[threading.RLock] = []
+    """Take all turns, or none: who has one and asks for another must not find it here."""
     while True:
         _holding.acquire()
-        left = [own for own in _held.values() if own not in mine]
-        if not left:
+        mine: list[threading.RLock] = []
+        for own in list(_held.values()):
+            if not own.acquire(blocking=False):
+                break
+            mine.append(own)
+        else:
             _waited_for[:] = mine
             return
+        for taken in mine:
+            taken.release()
         _holding.release()
-        for own in left:
-            own.acquire()
-        mine += left
+        with own:  # until whoever has it is done
+            pass
 
 
 def _after_fork() -> None:
