@@ -68,11 +68,16 @@ def _score(case: Case, task: str) -> float | None:
     return case.probability if task == "classification" else case.values.get(FIRST[task])
 
 
+def _nine(value: float) -> float:
+    """Nine digits of a number, which tell all numbers of single precision apart."""
+    return float(f"{value:.9g}")
+
+
 def cases_csv(judged: Sequence[Judged]) -> str:
     """All cases as CSV: type, labels, method, support, hashed patient, every figure; empty where undefined.
 
-    Nine digits tell all numbers of single precision apart, so that ranks made of the file are ours. The last
-    column says of a missing prediction (1) that its figures are the worst there can be, not its own.
+    Numbers have nine digits, so that ranks made of the file are ours. The last column says of a missing
+    prediction (1) that its figures are the worst there can be, not its own.
 
     Example:
         >>> case = Case("a", 1, "m", 0, "f00d", {"dice": 0.5})
@@ -98,7 +103,7 @@ def cases_csv(judged: Sequence[Judged]) -> str:
     for one in judged:
         for c in one.cases:
             fixed = [one.task, c.tumour, c.shot, c.method, c.draw, c.patient, int(c.truth)]
-            said = ["" if c.probability is None else f"{c.probability:.9g}", c.kind or "", c.answer or ""]
-            values = ["" if (v := c.values.get(name)) is None else f"{v:.9g}" for name in metrics]
+            said = ["" if c.probability is None else _nine(c.probability), c.kind or "", c.answer or ""]
+            values = ["" if (v := c.values.get(name)) is None else _nine(v) for name in metrics]
             table.writerow([*fixed, *said, *values, int(c.missing)])
     return text.getvalue()

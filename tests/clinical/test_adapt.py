@@ -144,7 +144,7 @@ def test_a_bundle_is_made_with_the_rate_and_steps_asked_for(run: Run, support: P
     assert was["steps"] == run.learner.options["adapt_steps"]
     assert was["weights_after"] != about["weights_after"]
     assert was["weights_before"] == about["weights_before"] == fingerprint(run.learner)
-    with pytest.raises(LearnerError, match="a positive number"):
+    with pytest.raises(LearnerError, match="a positive learning rate"):
         adapt(run, support, tmp_path / "none", tumour="brindled", rate=-1.0, calibrated=False)
     with pytest.raises(LearnerError, match=r"a learner that takes gradient steps.*found 'prototypical'"):
         stepping(create_learner("prototypical", run.learner.network), steps=3)
