@@ -20,6 +20,7 @@ from medmeta.clinical.confidence import Moments, texture, through
 from medmeta.clinical.loading import BundlePredictor
 from medmeta.clinical.windows import body, planes
 from medmeta.volumes import CohortError, Plan, prepare
+from medmeta.volumes.component import component
 from medmeta.volumes.prepared import check_unit, cut_lesion, prepare_image
 from medmeta.volumes.resample import axes_along, boxes, positions, sample
 
@@ -275,7 +276,7 @@ def on_grid(plan: Plan, image: Any) -> tuple[Tensor, Tensor]:
     spatial = [s for s in steps if s["_target_"].endswith((".Orientationd", ".Spacingd"))]
     data: dict[str, Any] = {"image": image}
     for step in spatial:
-        data = _build(step)(data, lazy=True)
+        data = component(step)(data, lazy=True)
     affine = torch.as_tensor(data["image"].peek_pending_affine()).double()
     shape = tuple(int(n) for n in data["image"].peek_pending_shape())
     there = torch.linalg.solve(torch.as_tensor(image.affine).double(), affine)
@@ -309,9 +310,3 @@ def _pointwise(step: dict[str, Any], channel: Tensor) -> Callable[[Tensor], Tens
         mean, deviation = float(channel.mean()), float(channel.std(unbiased=False))
         return NormalizeIntensity(mean, deviation or 1.0, **options)
     return ScaleIntensityRange(**options)
-
-
-def _build(spec: dict[str, Any]) -> Callable[..., Any]:
-    from monai.bundle import ConfigComponent
-
-    return ConfigComponent(config=spec).instantiate()

@@ -14,6 +14,7 @@ from medmeta.clinical.predict import predict
 from medmeta.training import Run
 from medmeta.training.events import Handlers
 from medmeta.volumes import Cohort
+from medmeta.volumes.component import component
 
 
 def predict_all(bundle: Any, inputs: Any, out: Any, **options: Any) -> list[dict[str, Any]]:
@@ -163,6 +164,4 @@ def inferer_of(planned: BundlePredictor | Run) -> Any:
 
     Whole-scan prediction has the same windows and weights, and passes over those without any body.
     """
-    from monai.bundle import ConfigComponent
-
-    return ConfigComponent(config=inferer(planned.plan)).instantiate()
+    return component(inferer(planned.plan))

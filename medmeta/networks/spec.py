@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from medmeta.networks.feature import NetworkError
+from medmeta.volumes.component import asked_again
 
 HOMES = ("monai.networks.", "torch.nn.")
 """Where a network may come from: what a hospital that has only MONAI has, too."""
@@ -42,7 +43,7 @@ def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
         )
     _check(plain, ours)
     try:
-        network = _parsed(plain)
+        network = asked_again(lambda: ConfigParser({"network": plain}).get_parsed_content("network"))
     except (RuntimeError, ModuleNotFoundError) as error:
         cause = error.__cause__ or error
         raise NetworkError(
@@ -55,21 +56,6 @@ def build(spec: Mapping[str, Any], *, ours: bool = False) -> nn.Module:
             "a specification of a network", found=type(network).__name__, cure="Name a class of nn.Module."
         )
     return network
-
-
-def _parsed(spec: Mapping[str, Any]) -> Any:
-    """What MONAI makes of it.
-
-    MONAI goes through all modules that are loaded, and stumbles where another thread loads one meanwhile (one
-    that reads volumes ahead, say); the next time it is there.
-    """
-    for _ in range(10):
-        try:
-            return ConfigParser({"network": spec}).get_parsed_content("network")
-        except RuntimeError as error:
-            if "changed size during iteration" not in str(error):
-                raise
-    return ConfigParser({"network": spec}).get_parsed_content("network")
 
 
 def _check(value: Any, ours: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medmeta.volumes.component import component
 from medmeta.volumes.fingerprint import ras_axes
 from medmeta.volumes.layouts import CohortError
 from medmeta.volumes.plan import Plan
@@ -173,17 +174,13 @@ def cut_lesion(plan: Plan, whole: Prepared) -> Prepared:
 
 @functools.lru_cache(maxsize=4)
 def _cutters(plan: Plan) -> list[Callable[..., Any]]:
-    from monai.bundle import ConfigComponent
-
-    return [ConfigComponent(config=c).instantiate() for c in plan.cut()]
+    return [component(c) for c in plan.cut()]
 
 
 @functools.lru_cache(maxsize=16)
 def _steps(plan: Plan, key: str) -> list[Callable[..., Any]]:
-    from monai.bundle import ConfigComponent
-
     configs = plan.transforms((), masks=(key,)) if key == "mask" else plan.transforms((key,))
-    return [ConfigComponent(config=c).instantiate() for c in configs]
+    return [component(c) for c in configs]
 
 
 def _nearest(mask: Any, affine: Tensor, empty: Tensor, slice_axis: int) -> Tensor:

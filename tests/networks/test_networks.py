@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from medmeta.networks import (
     running_statistics,
     unet,
 )
+from medmeta.volumes.component import component
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -81,8 +84,15 @@ def test_a_specification_writes_no_file(tmp_path: Path) -> None:
     assert not written.exists()
 
 
-def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("make", "spec"),
+    [
+        (build, {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
+        (component, {"_target_": "Flipd", "keys": "image"}),  # volumes are prepared by several threads
+    ],
+)
+def test_a_module_loaded_by_another_thread_meanwhile_stops_nothing(
+    make: Callable[[Mapping[str, Any]], Any], spec: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MONAI looks for the class among all loaded modules, of which there may be one more all of a sudden."""
     looked: list[int] = []
@@ -95,7 +105,7 @@ def test_a_module_loaded_by_another_thread_meanwhile_stops_no_network(
         return plain(self)
 
     monkeypatch.setattr(ComponentLocator, "_find_module_names", stumbling)
-    assert isinstance(build({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}), nn.Linear)
+    assert type(make(spec)).__name__ == spec["_target_"].split(".")[-1]
     assert len(looked) == 3
 
 
