@@ -123,7 +123,7 @@ def _in_shares(matrix: Tensor, shape: Sequence[int], spacing: Sequence[float] | 
 
 def _resample(image: Tensor, shares: Tensor, padding: str, *, mode: str = "bilinear") -> Tensor:
     """Resample about the centre."""
-    theta = torch.cat([shares, torch.zeros(len(shares), 1, dtype=torch.float64)], 1).to(image.dtype)
+    theta = torch.cat([shares, torch.zeros(len(shares), 1, dtype=torch.float64)], 1).to(image)
     grid = affine_grid(theta.expand(len(image), -1, -1), list(image.shape), align_corners=False)
     return grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=False)
 
