@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 
 import numpy as np
 from scipy import ndimage
@@ -14,6 +12,7 @@ from torch import Tensor
 from medmeta.learners.body import Maps, body_mask, body_places, looks
 from medmeta.learners.local_prototype import places
 from medmeta.learners.refined import pixel_features
+from medmeta.learners.turns import lock
 
 WIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations, in voxels, of the smoothings whose differences show blobs of a width."""
@@ -23,12 +22,8 @@ REMEMBERED = 2**28
 """Bytes of looks and places that are remembered."""
 _lately: dict[bytes, tuple[Maps, Maps]] = {}
 """By image, the one seen last at the end."""
-_one_by_one = threading.Lock()
+_one_by_one = lock()
 """Several threads may predict at once, and one may fork meanwhile."""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_one_by_one.acquire, after_in_parent=_one_by_one.release, after_in_child=_one_by_one.release
-    )
 
 
 def voxel_looks(image: Tensor) -> Maps:

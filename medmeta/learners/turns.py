@@ -1,4 +1,4 @@
-"""Turns at a network: one thread at a time, and no fork while one of them has other weights in it."""
+"""Turns at a network or a memory: one thread at a time, and no fork while one of them is amid its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ from torch import nn
 
 _held: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _holding = threading.Lock()
-_waited_for: list[threading.RLock] = []
+_others: list[threading.RLock] = []
+"""Locks that are no network's."""
+_taken: list[threading.RLock] = []
 """What the thread that forks holds meanwhile, with ``_holding``."""
+
+
+def lock() -> threading.RLock:
+    """Make a lock that a fork waits for, as it does for every network's turn."""
+    made = threading.RLock()
+    with _holding:
+        _others.append(made)
+    return made
 
 
 @contextmanager
@@ -35,15 +45,15 @@ def _before_fork() -> None:
     while True:
         _holding.acquire()
         mine: list[threading.RLock] = []
-        for own in list(_held.values()):
+        for own in [*_others, *_held.values()]:
             if not own.acquire(blocking=False):
                 break
             mine.append(own)
         else:
-            _waited_for[:] = mine
+            _taken[:] = mine
             return
-        for taken in mine:
-            taken.release()
+        for other in mine:
+            other.release()
         _holding.release()
         with own:  # until whoever has it is done
             pass
@@ -51,9 +61,9 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     """Let go, in both processes."""
-    for own in _waited_for:
+    for own in _taken:
         own.release()
-    _waited_for.clear()
+    _taken.clear()
     _holding.release()
 
 
@@ -61,4 +71,4 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-__all__ = ["held"]
+__all__ = ["held", "lock"]
