@@ -129,8 +129,14 @@ def _resample(image: Tensor, shares: Tensor, padding: str, *, mode: str = "bilin
 
 
 @dataclass(frozen=True)
-class _Change:
-    """How the examples of one task are changed; see :func:`augment_episode`."""
+class Change:
+    """How examples are changed, of one task or each apart.
+
+    Args:
+        augment: how far.
+        generator: draws how.
+        outlined, spacing: of :func:`apply`.
+    """
 
     augment: Augment
     generator: torch.Generator
@@ -178,7 +184,7 @@ def augment_episode(
         generator: draws how.
         outlined, spacing: of :func:`apply`.
     """
-    change = _Change(augment, generator, outlined, spacing)
+    change = Change(augment, generator, outlined, spacing)
     if augment.apart:
         return Episode(change.each(episode.support), change.each(episode.query))
     drawn, support = change.draw(episode.support)

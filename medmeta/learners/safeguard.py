@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from medmeta.episodes.augment import Augment, apply, draw
+from medmeta.episodes.augment import Augment, Change
 from medmeta.episodes.examples import Examples
 from medmeta.learners.batch import Piece, check_support, fixed_weights, parameter_like, whole
 from medmeta.learners.head import Head, logits
@@ -172,22 +172,12 @@ def _views(support: Examples, tuning: FineTuning, generator: torch.Generator) ->
             cure="Change that option.",
         )
     order = torch.randperm(len(support.image), generator=generator).repeat(tuning.views)
-    made = []
+    made, change = [], Change(VIEW, generator, tuning.outlined, tuning.spacing)
     for i in order[: max(tuning.views, len(support.classes))].tolist():
         one = Examples(support.image[i : i + 1], support.label[i : i + 1], support.classes)
-        made.append(_view(one, tuning, generator))
+        made.append(change.draw(one)[1])
     image, label = torch.cat([m.image for m in made]), torch.cat([m.label for m in made])
     return Examples(image, label, support.classes)
-
-
-def _view(one: Examples, tuning: FineTuning, generator: torch.Generator) -> Examples:
-    """Move one example; where a class would be turned out of its picture, nothing is turned."""
-    drawn = draw(VIEW, one.image.ndim - 2, generator)
-    for how in (drawn, replace(drawn, matrix=None)):
-        moved = apply(how, one, outlined=tuning.outlined, spacing=tuning.spacing)
-        if all(after or not before for before, after in zip(one.shot, moved.shot, strict=True)):
-            break
-    return moved
 
 
 def in_order(support: Examples) -> Examples:
