@@ -1,11 +1,16 @@
-"""What all tests share: shapes checked while they run, where the real data lies, one thread."""
+"""What all tests share: shapes checked while they run, where the real data lies, one thread a process."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # processes side by side whose threads wait for one another take twice as long; read when torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # the shape law is checked by beartype in every function of these rooms while tests run
 install_import_hook(["medmeta.episodes", "medmeta.learners", "medmeta.networks"], "beartype.beartype")

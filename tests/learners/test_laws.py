@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import warnings
@@ -413,6 +414,7 @@ thread.start()
 inside.wait()
 child = os.fork()
 if child == 0:
+    torch.set_num_threads(1)  # OpenMP's threads are not in a fork: a convolution would wait for them for good
     seen.seen(torch.rand(1, 8, 8))
     os._exit(0 if torch.equal(learner.adapt(support)(image), alone) else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -426,6 +428,7 @@ def test_a_process_forked_while_another_thread_adapts_goes_on_with_a_whole_netwo
     """It hung, for the thread that would have let the network go is not in it."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
         timeout=240,
