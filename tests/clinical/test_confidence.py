@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from medmeta.clinical.calibration import LeftOut, calibrate, false_alarms, fit_temperature, least_volume
@@ -185,12 +186,23 @@ def test_false_alarms_on_patients_without_a_tumour() -> None:
     assert 3 <= len(bright) <= len(free) - 3
     found = false_alarms(network, grid, free, 2)
     assert (found["scans"], found["alarms"]) == (12, len(bright))
-    assert found["rate"] == len(bright) / 12
-    assert 0 < found["low"] < found["rate"] < found["high"] < 1
+    wilson = binomtest(len(bright), 12).proportion_ci(0.95, method="wilson")  # a scan each: scipy's
+    assert [found[k] for k in ("patients", "rate", "low", "high")] == [
+        12,
+        round(len(bright) / 12, 4),
+        round(float(wilson.low), 4),
+        round(float(wilson.high), 4),
+    ]
     least = (bright[0] + bright[-1]) / 2
     fewer = sum(ml >= least for ml in bright)
     assert 0 < fewer < len(bright)
     assert false_alarms(network, grid, free, 2, least_ml=least)["alarms"] == fewer
+    # the same scans four times more of each patient make nothing surer
+    again = false_alarms(network, grid, [scan for scan in free for _ in range(4)], 2)
+    assert (again["scans"], again["alarms"]) == (48, 4 * len(bright))
+    assert [again[k] for k in ("patients", "rate", "low", "high")] == [
+        found[k] for k in ("patients", "rate", "low", "high")
+    ]
 
 
 def test_the_least_volume_is_half_of_the_least_hit() -> None:
