@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,9 @@ from medmeta.training.checkpoint import RunError
 from medmeta.training.outer import Schedule
 from medmeta.volumes import Cohort, Plan, Volume, make_plan
 from medmeta.volumes import hold_out as hold_out_types
+from medmeta.volumes.cohort import spellings
 
+_LOG = logging.getLogger(__name__)
 TASKS = ("segmentation", "classification")
 
 
@@ -94,6 +97,10 @@ def split(
     """
     many = [cohorts] if isinstance(cohorts, Cohort) else list(cohorts)
     volumes = tuple(v for cohort in many for v in cohort.volumes)
+    if len(many) > 1:  # of each alone it was said when it was opened
+        alone = {said for cohort in many for said in spellings(v.patient for v in cohort.volumes)}
+        for said in set(spellings(v.patient for v in volumes)) - alone:
+            _LOG.warning("in these %d cohorts together, %s", len(many), said)
     if held:
         volumes, _ = hold_out_types(volumes, held, generator_of(recipe.seed, 2))
     if not recipe.validate_on:

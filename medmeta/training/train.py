@@ -88,17 +88,33 @@ def train(
         validate = judged.scorer() if judged else None
         if recipe.warm is not None:
             stage.rehearse(learner, recipe.schedule)
-        keeper.start(config)
-        began = time.monotonic()
-        if recipe.warm is not None:
-            stage.pretrain(warm, recipe.warm)
-            start_from(learner, warm)
-        stage.run(learner, recipe.schedule, validate)
-        keeper.finish(module_of(learner))
-        keeper.start({**config, "seconds": round(time.monotonic() - began, 1)})
+        with _timed(keeper, config, read_config(folder).get("seconds", 0.0) if resume else 0.0):
+            if recipe.warm is not None:
+                stage.pretrain(warm, recipe.warm)
+                start_from(learner, warm)
+            stage.run(learner, recipe.schedule, validate)
+            keeper.finish(module_of(learner))
         ranks.wait()
         ranks.leave()
         return open_run(folder)
+
+
+@contextlib.contextmanager
+def _timed(keeper: Folder, config: Mapping[str, Any], before: float) -> Iterator[None]:
+    """Keep the configuration and the seconds that training took, those of stopped processes before it too."""
+    began = time.monotonic()
+
+    def keep() -> None:
+        keeper.start({**config, "seconds": round(before + time.monotonic() - began, 1)})
+
+    keep()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RunError):  # what stopped the training is what is said
+            keep()
+        raise
+    keep()
 
 
 def _no_other_name(what: str, apart: Sequence[str], types: Collection[str]) -> None:

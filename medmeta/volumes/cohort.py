@@ -112,7 +112,7 @@ def open_cohort(
         raise CohortError(
             f"at least one usable volume in the layout {name!r}", found=_none_found(listing), cure=_CURE[name]
         )
-    listing.problems += _spellings(v.patient for v in listing.volumes)
+    listing.problems += spellings(v.patient for v in listing.volumes)
     listing.problems += _drawn_again(listing.volumes)
     _say(listing.problems)
     folder = root if root.is_dir() else root.parent
@@ -130,8 +130,8 @@ def plain_key(patient: str) -> str:
     return re.sub(r"[\s_.-]+", "-", seen.strip()).casefold()
 
 
-def _spellings(patients: Iterable[str]) -> list[str]:
-    """Whether keys differ in nothing that people say: one patient may stand on both sides of a split."""
+def spellings(patients: Iterable[str]) -> list[str]:
+    """Say whether keys differ in nothing that people say: one patient may stand on both sides of a split."""
     found: dict[str, set[str]] = {}
     for patient in set(patients):
         found.setdefault(plain_key(patient), set()).add(patient)

@@ -22,8 +22,8 @@ import torch
 from medmeta.episodes import EpisodeError, Examples
 from medmeta.learners import LearnerError
 from medmeta.training import Recipe, RunError, Schedule, load_run, open_run, train
-from medmeta.training.recipe import options_of
-from medmeta.training.run import Folder
+from medmeta.training.recipe import options_of, split
+from medmeta.training.run import Folder, read_config
 from medmeta.training.stage import start_from
 from medmeta.training.validation import Validation
 from medmeta.volumes import Cohort, CohortError, Plan, Store, make_plan, open_cohort
@@ -91,6 +91,19 @@ def test_a_run_is_the_same_each_time(done: Path, cohort: Cohort, tmp_path: Path)
     again = train(cohort, RECIPE, out=tmp_path / "run", hold_out=["sarcoma"]).learner
     for name, weight in load_run(done).state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
+
+
+def test_one_patient_under_two_spellings_in_two_cohorts_is_said(
+    cohort: Cohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tuple(replace(v, patient=v.patient.upper().replace("_", " ")) for v in cohort.volumes[:2])
+    split([cohort, cohort], RECIPE, [])
+    split(Cohort("other", (*cohort.volumes, *other), cohort.root), RECIPE, [])
+    assert not caplog.messages  # of one cohort it is said when that is opened
+    split([cohort, Cohort("other", other, cohort.root)], RECIPE, [])
+    (said,) = caplog.messages
+    assert "in these 2 cohorts together, 4 patients whose keys differ only in capitals" in said
+    assert not any(name.lower() in said.lower() for name in NAMES)
 
 
 def test_a_run_is_never_written_over(done: Path, cohort: Cohort) -> None:
@@ -269,7 +282,12 @@ def test_a_kill_before_the_first_save_leaves_each_step_once(cohort: Cohort, tmp_
         train(cohort, recipe, out=tmp_path / "run", track=Killing(2, stages=2))
     before = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in before] == [1, 2]
+    first = read_config(tmp_path / "run")["seconds"]
+    assert first > 0
+    began = time.monotonic()
     train(cohort, recipe, out=tmp_path / "run", resume=True)
+    # those of both processes
+    assert first < read_config(tmp_path / "run")["seconds"] <= first + time.monotonic() - began + 0.1
     for stage, steps in (("log", [1, 2, 3, 4]), ("pretraining", [1, 2])):
         lines = (tmp_path / "run" / f"{stage}.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == steps
