@@ -34,7 +34,8 @@ def pseudo_values(
         patients, draws: of each case.
         statistic: of the numbers of some cases of one draw; None where undefined.
         classes: of each case's patient; None for a case that says nothing. Without, all are of one class.
-        least: patients of a class that a group has at least, 1 where it is not named.
+        least: patients of a class that a group has at least, where there are twice as many; 1 where it is
+            not named.
 
     Returns:
         ``(draw, patient)``, patients as they first come (keys are salted, and no other folder would have
@@ -100,7 +101,9 @@ def _homes(kinds: Mapping[int, Hashable], least: Mapping[Hashable, int]) -> dict
     """The column in which each patient is counted, of the class of each by column."""
     names = sorted(set(kinds.values()))  # type: ignore[type-var]
     members = [[c for c in sorted(kinds) if kinds[c] == name] for name in names]
-    groups = min((len(m) // least.get(n, 1) for n, m in zip(names, members, strict=True)), default=0)
+    # a patient of two classes is a member of one, so a class may have fewer members than patients
+    size = [max(1, min(least.get(n, 1), len(m) // 2)) for n, m in zip(names, members, strict=True)]
+    groups = min((len(m) // n for n, m in zip(size, members, strict=True)), default=0)
     return {c: members[-1][i % groups] for some in members for i, c in enumerate(some)}
 
 

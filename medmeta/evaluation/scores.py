@@ -139,13 +139,12 @@ def _chance(
         both = [*cases, *before]
         chance = np.array([np.nan if c.probability is None else c.probability for c in both], dtype=float)
         truth = np.array([c.truth for c in both], dtype=bool)
-        free = len({c.patient for c in both if not c.truth})
         return _pooled(
             both,
             len(cases) if before else None,
             lambda i, _: metric(chance[i], truth[i]),
             classes=truth.tolist() if compares else None,
-            least={False: max(1, min(together, free // 2))},
+            least={False: together},
         )
 
     return make
