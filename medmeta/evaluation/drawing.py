@@ -45,10 +45,23 @@ def manifest_of(
         )
     check_names(run, [tumour])
     options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
+    return drawn(run, cohort, [tumour], **options)
+
+
+def drawn(
+    run: Run, cohort: Cohort, tumours: Sequence[str], *, shots: Sequence[int], **options: Any
+) -> Manifest:
+    """Draw the episodes of some types: of all of them at once where they are told apart from known ones.
+
+    Args:
+        run, cohort, shots: as :func:`manifest_of`.
+        tumours: the types.
+        options: the other arguments of :func:`medmeta.evaluation.draw_segmentation`.
+    """
     asked, known = who(run, cohort, max(shots))
     if run.task == "segmentation":
-        return draw_segmentation(asked, [tumour], run.plan, **options)
-    return draw_classification(asked, [tumour], run.plan, known=known, **options)
+        return draw_segmentation(asked, tumours, run.plan, shots=shots, **options)
+    return draw_classification(asked, tumours, run.plan, known=known, shots=shots, **options)
 
 
 def who(run: Run, cohort: Cohort, shots: int) -> tuple[Sequence[Volume], tuple[Volume, ...]]:

@@ -19,7 +19,7 @@ from medmeta.evaluation.advice import advise, judge_further
 from medmeta.evaluation.answers import Answers, check_programs
 from medmeta.evaluation.baselines import NAMES, SCRATCH, methods_of, names_of, tuned, validation_episodes
 from medmeta.evaluation.catalogue import Catalogue
-from medmeta.evaluation.drawing import at_least_one, manifest_of, new_volumes, tumours_of, who
+from medmeta.evaluation.drawing import at_least_one, drawn, manifest_of, new_volumes, tumours_of, who
 from medmeta.evaluation.manifest import Manifest, joined
 from medmeta.evaluation.patients import cases_csv
 from medmeta.evaluation.proof import Proof, prove
@@ -215,19 +215,24 @@ class _Asked:
     def _further(
         self, ours: Judged, methods: Mapping[str, Method | ScanMethod], tolerance: float
     ) -> tuple[Judged | None, Manifest | None]:
-        """Our best plain way at more labels, of the same patients, and its episodes."""
-        run, manifest, cohort = self.run, self.manifest, self._cohort
-        (tumour,) = manifest.tumours[:1]
-        drawn: list[Manifest] = []
+        """Our best plain way at more labels, of the same types and patients, and its episodes."""
+        run, manifest = self.run, self.manifest
+        made: list[Manifest] = []
 
         def judge(method: str, shots: Sequence[int]) -> Judged:
             options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
-            more = manifest_of(run, cohort, tumour, shots=shots, catalogue=self.catalogue, **options)
-            drawn.append(replace(more, crops=manifest.crops))
-            return replace(self, manifest=drawn[-1]).judge({method: methods[method]}, tolerance)
+            options |= {"shots": shots, "catalogue": self.catalogue}
+            more = joined([drawn(run, self._cohort, names, **options) for names in self._questions])
+            made.append(replace(more or manifest, crops=manifest.crops))
+            return replace(self, manifest=made[-1]).judge({method: methods[method]}, tolerance)
 
-        further = judge_further(ours, {run.learner.name, *LEARNT}, self._available(tumour), judge)
-        return further, joined(drawn)
+        further = judge_further(ours, {run.learner.name, *LEARNT}, self._available, judge)
+        return further, joined(made)
+
+    @property
+    def _questions(self) -> tuple[tuple[str, ...], ...]:
+        """The types that are scored in the same episodes."""
+        return tuple(dict.fromkeys(e.tumours for e in self.manifest.episodes))
 
     @cached_property
     def _cohort(self) -> Cohort:
@@ -243,11 +248,12 @@ class _Asked:
         ]
         return replace(self.cohort, volumes=tuple(kept))
 
-    def _available(self, tumour: str) -> int:
+    @property
+    def _available(self) -> int:
         """Patients of the class that has the fewest."""
         most = max(e.shot for e in self.manifest.episodes)
         asked, known = who(self.run, self._cohort, most)
-        return available(asked, tumour, self.run.plan, known=known)
+        return min(available(asked, *names, plan=self.run.plan, known=known) for names in self._questions)
 
 
 def _together(ours: Judged, theirs: Judged | None) -> Judged:

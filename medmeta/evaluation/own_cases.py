@@ -94,7 +94,7 @@ def advise_on(
     volumes = _volumes(cohort, tumour, run)
     task = run.task if run is not None else _task(volumes, tumour)
     plan = run.plan if run is not None else make_plan(volumes, whole=task == "classification")
-    patients = available(volumes, tumour, plan)
+    patients = available(volumes, tumour, plan=plan)
     if patients < 3:
         others = " and 3 others, to tell them from" if task == "classification" else ""
         raise EvaluationError(

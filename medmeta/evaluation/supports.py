@@ -98,21 +98,20 @@ def draw_classification(
     return Manifest("classification", seed, 0, tuple(made))
 
 
-def available(volumes: Sequence[Volume], tumour: str, plan: Plan, *, known: Sequence[Volume] = ()) -> int:
+def available(volumes: Sequence[Volume], *tumours: str, plan: Plan, known: Sequence[Volume] = ()) -> int:
     """Patients that a support can be drawn of, of the class that has fewest.
 
     Args:
-        volumes, tumour, plan: as for :func:`draw_segmentation`.
+        volumes, tumours, plan: as for :func:`draw_segmentation`.
         known: as for :func:`draw_classification`, where the plan keeps whole volumes.
 
     Raises:
-        EpisodeError: where no volume has the type.
+        EpisodeError: where no volume has a type.
     """
     store = Store(plan, salt="")
     if not plan.whole:
-        return segmentation_task(volumes, tumour, store).patients
-    ((_, support, _),) = _questions(volumes, [tumour], store, known)
-    return support.patients
+        return min(segmentation_task(volumes, tumour, store).patients for tumour in tumours)
+    return min(support.patients for _, support, _ in _questions(volumes, tumours, store, known))
 
 
 def _others(catalogue: Catalogue, judged: Sequence[Volume], drawn: Sequence[Volume]) -> tuple[Key, ...]:

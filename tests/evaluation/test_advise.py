@@ -81,12 +81,12 @@ def test_patients_of_two_classes_are_not_counted_as_to_be_learnt_from(few: Path)
     plan = Plan(3, (1.0, 1.0, 1.0), (8, 8, 8), 1, whole=True)
     kinds = ["a"] * 5 + ["b"] * 5
     volumes = [Volume(f"p{n}", (few / f"{n}.nii.gz",), None, kind) for n, kind in enumerate(kinds)]
-    assert available(volumes, "a", plan) == 5
+    assert available(volumes, "a", plan=plan) == 5
     volumes += [Volume(f"p{n}", (few / f"{n}b.nii.gz",), None, "b") for n in (0, 1)]
-    assert available(volumes, "a", plan) == 3
+    assert available(volumes, "a", plan=plan) == 3
     masked = [replace(v, mask=v.image[0]) for v in volumes[:4]]
     crops = replace(plan, whole=False)
-    assert available([*masked, *volumes[4:]], "a", crops) == 4
+    assert available([*masked, *volumes[4:]], "a", plan=crops) == 4
 
 
 def test_trees_tell_images_apart_with_one_label_a_class() -> None:

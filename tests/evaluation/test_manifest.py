@@ -592,7 +592,23 @@ def test_more_labels_are_of_the_manifest_s_patients_at_its_tolerance(
     assert "with more labels 1, in manifest-further.json, sha256" in there._where(made, found.manifest)
     in_it = {store.patient(asked.catalogue[k]) for k in made.cases}
     assert {c.patient for c in found.further.cases} <= in_it
-    assert asked._available("cyst") == 4
+    assert asked._available == 4
+
+
+def test_more_labels_are_of_every_type_of_the_manifest(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were of the first one alone, whichever it was that needed them."""
+    recipe = Recipe(learner="prototypical", schedule=Schedule(steps=1), shot=(1, 1), patch=(16, 16, 8))
+    run = train(cohort, recipe, out=tmp_path / "run", hold_out=["cyst", "nodule"])
+    made = draw_segmentation(cohort.volumes, ["cyst", "nodule"], run.plan, shots=(1,), episodes=1)
+    store, there = Store(run.plan, salt=run.config["salt"]), sys.modules["medmeta.evaluation.evaluate"]
+    asked = there._Asked(run, cohort, made, Catalogue(cohort.volumes), store, silent)
+    always = lambda ours, learnt, available, judge: judge("copied-mask", [available - 2])  # noqa: E731
+    monkeypatch.setattr(there, "judge_further", always)
+    found = asked.answer({"copied-mask": CopiedMask()}, None, 2.0)
+    assert {(c.tumour, c.shot) for c in found.further.cases} == {("cyst", 3), ("nodule", 3)}
+    assert found.manifest.tumours == ("cyst", "nodule")
 
 
 def test_an_evaluation_stopped_by_sigterm_leaves_nothing_and_says_143(
