@@ -26,6 +26,7 @@ class Advice:
     Args:
         tumour: the type.
         metric: the name of the score that decides.
+        chance: what it is of a method that knows nothing.
         shot: labelled patients, the most that every method was judged with.
         use: the method with the best mean score there.
         score: of that method.
@@ -33,7 +34,7 @@ class Advice:
             adjusted for is that the method is compared with every other one.
         learnt, behind: the best meta-trained method where it is not the one to use, and its score minus that
             one's, likewise.
-        plain: the best way that needs no meta-training; None where there was none beside.
+        plain: the best way that needs no meta-training, other programs left out; None where there was none.
         needed: labels it needs to score as the best meta-trained method does.
         slope: what the last labels brought to the method to use.
         fewer: the best method at each smaller number of labels, with its score.
@@ -42,6 +43,7 @@ class Advice:
 
     tumour: str
     metric: str
+    chance: float
     shot: int
     use: str
     score: Interval
@@ -86,7 +88,7 @@ def advise(judged: Judged, learnt: Collection[str], *, further: Judged | None = 
 
     Args:
         judged: every method at the same numbers of labels, on the same supports and patients.
-        learnt: names of the methods that were meta-trained; all others are plain.
+        learnt: names of the methods that were meta-trained; all others of ours are plain.
         further: the same of plain methods at more labels.
     """
     by_tumour: dict[str, list[Case]] = {}
@@ -95,17 +97,22 @@ def advise(judged: Judged, learnt: Collection[str], *, further: Judged | None = 
     made = []
     for tumour, cases in by_tumour.items():
         more = [c for c in further.cases if c.tumour == tumour] if further else []
-        answer = _one(tumour, judged.task, cases, more, learnt)
+        answer = _one(tumour, judged.task, cases, more, learnt, judged.programs)
         if answer is not None:
             made.append(answer)
     return made
 
 
 def _one(
-    tumour: str, task: str, cases: Sequence[Case], more: Sequence[Case], learnt: Collection[str]
+    tumour: str,
+    task: str,
+    cases: Sequence[Case],
+    more: Sequence[Case],
+    learnt: Collection[str],
+    programs: Collection[str],
 ) -> Advice | None:
     metric = FIRST[task]
-    label = SCORES[task][metric].label
+    score = SCORES[task][metric]
     all_cases = [*cases, *more]
     curves = learning_curves(all_cases, metric)
     shots = sorted({c.shot for c in cases})
@@ -116,10 +123,11 @@ def _one(
     use, rival = order[0], order[1] if len(order) > 1 else None
     beside = ahead(curves, use, shot)
     mine = next((m for m in order if m in learnt), None)
-    plain = next((m for m in order if m not in learnt), None)
+    plain = next((m for m in order if m not in learnt and m not in programs), None)
     return Advice(
         tumour,
-        label,
+        score.label,
+        score.chance,
         shot,
         use,
         curves[use].at(shot),

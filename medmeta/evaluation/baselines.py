@@ -35,7 +35,7 @@ NAMES = {
     "copied-mask": "copied support mask",
     "ridge-untrained": "ridge regression on an untrained encoder",
     "nearest-pixels": "nearest neighbour of raw voxels",
-    "majority": "always the commonest class",
+    "majority": "commonest class of the support",
 }
 """Readable names, in the order of the report."""
 

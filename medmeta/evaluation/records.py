@@ -119,6 +119,11 @@ class Judged:
     seconds: Mapping[str, float | None]
     tolerance: float = 2.0
 
+    @property
+    def programs(self) -> frozenset[str]:
+        """Other programs' names: what they were trained on is not known."""
+        return frozenset(name for name, seconds in self.seconds.items() if seconds is None)
+
     def groups(self) -> dict[tuple[str, int, str], list[Case]]:
         """The cases of each tumour type, number of labelled patients and method, patients in one order."""
         found: dict[tuple[str, int, str], list[Case]] = {_group(case): [] for case in self.cases}

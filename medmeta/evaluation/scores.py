@@ -17,6 +17,8 @@ from medmeta.evaluation.records import Case, Judged
 ANY, SHARE, POSITIVE = (-np.inf, np.inf), (0.0, 1.0), (0.0, np.inf)
 LIMIT = 1.96
 """Standard deviations from the bias to a limit of agreement (Bland & Altman 1986)."""
+AGREEMENT = f"{LIMIT} deviations {{}} the mean of a draw's scans, each scan and then each draw counting once"
+ONCE = "of several of a patient their mean"
 SPECIFICITY = 0.9
 """At which sensitivity is given."""
 TOGETHER = 3
@@ -47,6 +49,7 @@ class Score:
         bounds: of what is measured.
         better: ``"high"``, ``"low"`` or ``"near 0"``.
         about: in one sentence, what is judged.
+        chance: what a method that knows nothing scores; said of those that decide.
     """
 
     label: str
@@ -54,6 +57,7 @@ class Score:
     bounds: tuple[float, float] = SHARE
     better: str = "high"
     about: str = ""
+    chance: float = 0.0
 
 
 def _value(name: str) -> Make:
@@ -191,33 +195,45 @@ SCORES: Mapping[str, Mapping[str, Score]] = {
         "volume_error_ml": Score(
             "volume error (mL)", _value("volume_error_ml"), ANY, "near 0", "bias: found minus true"
         ),
-        "volume_limit_low_ml": Score("lower limit of agreement (mL)", _limit(-1), ANY, "near 0"),
-        "volume_limit_high_ml": Score("upper limit of agreement (mL)", _limit(1), ANY, "near 0"),
+        "volume_limit_low_ml": Score(
+            "lower limit of agreement (mL)", _limit(-1), ANY, "near 0", AGREEMENT.format("below")
+        ),
+        "volume_limit_high_ml": Score(
+            "upper limit of agreement (mL)", _limit(1), ANY, "near 0", AGREEMENT.format("above")
+        ),
         "lesion_sensitivity": Score(
             "lesions found",
             _by_draw(_found_lesions, lambda case: case.values.get("lesions")),
             about="share of lesions that are touched",
         ),
         "false_lesions": Score(
-            "false lesions per scan", _value("false_lesions"), POSITIVE, "low", "all scans"
+            "false lesions per scan", _value("false_lesions"), POSITIVE, "low", f"all scans; {ONCE}"
         ),
         "false_volume_ml": Score(
-            "false volume (mL)", _value("false_volume_ml"), POSITIVE, "low", "scans without the target"
+            "false volume (mL)",
+            _value("false_volume_ml"),
+            POSITIVE,
+            "low",
+            f"scans without the target; {ONCE}",
         ),
         "false_alarm_rate": Score(
-            "false alarms", _value("false_alarm"), SHARE, "low", "share of scans without the target"
+            "false alarms", _value("false_alarm"), SHARE, "low", f"share of scans without the target; {ONCE}"
         ),
     },
     "classification": {
         "accuracy": Score("balanced accuracy", _accuracy),
-        "auroc": Score("AUROC", _chance(metrics.auroc)),
+        "auroc": Score("AUROC", _chance(metrics.auroc), chance=0.5),
         "auprc": Score("AUPRC", _chance(metrics.auprc), about="its floor is the share with the type"),
         "sensitivity": Score(
             f"sensitivity at {SPECIFICITY:.0%} specificity",
             _chance(lambda s, t: metrics.sensitivity_at(s, t, SPECIFICITY), together=TOGETHER),
         ),
         "ece": Score(
-            "expected calibration error", _chance(metrics.calibration_error, compares=False), SHARE, "low"
+            "expected calibration error",
+            _chance(metrics.calibration_error, compares=False),
+            SHARE,
+            "low",
+            "in 10 bins of equal width",
         ),
         "brier": Score("Brier score", _chance(metrics.brier, compares=False), SHARE, "low"),
     },

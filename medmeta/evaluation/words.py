@@ -12,6 +12,8 @@ from medmeta.evaluation.records import Judged
 
 MANY, DRAWS = 50, 10
 """Patients and drawn supports below which a warning is given."""
+FEW = 10
+"""Patients below which nothing is called sure, whatever a test says: it takes their spread for known."""
 LEVEL = 0.05
 """Of p, adjusted for the best being compared with every other method, below which its lead is called sure."""
 
@@ -26,11 +28,16 @@ def answer(advice: Advice, names: Mapping[str, str]) -> tuple[str, str]:
     Returns:
         The first sentence and the others.
     """
-    first = (
-        f"{advice.tumour}: with {_labels(advice.shot)}, use the {names[advice.use]}: {advice.metric} "
-        f"{_score(advice.score)}."
-    )
+    score = f"{advice.metric} {_score(advice.score)}"
+    if round(advice.score.mean or 0.0, 2) <= advice.chance:
+        first = (
+            f"{advice.tumour}: with {_labels(advice.shot)}, no method that was judged is of use: of the "
+            f"best, the {names[advice.use]}, the {score}{', no better than chance' if advice.chance else ''}."
+        )
+        return first, _more(advice)
+    first = f"{advice.tumour}: with {_labels(advice.shot)}, use the {names[advice.use]}: {score}."
     others = [
+        _above_chance(advice),
         _sureness(advice, names),
         _saved(advice, names),
         _more(advice),
@@ -63,16 +70,34 @@ def _by(one: Difference) -> str:
 
 def _sure(one: Difference) -> bool:
     """Whether there is a difference for all that the best was picked after looking; never without a test."""
+    return _tested(one) and one.patients >= FEW
+
+
+def _tested(one: Difference) -> bool:
     return one.adjusted is not None and one.adjusted < LEVEL
+
+
+def _above_chance(advice: Advice) -> str:
+    low = advice.score.low
+    if not advice.chance or (low is not None and low > advice.chance):
+        return ""
+    return f"Whether that is better than chance ({advice.chance:.2f}) is not sure."
 
 
 def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
     if advice.rival is None or advice.lead is None:
         return "Nothing else was judged beside it."
+    if advice.lead.p is None and advice.lead.interval.mean == 0:
+        return f"The {names[advice.rival]} scores the same, on the same patients and supports."
     if advice.lead.p is None:
         sure = "How sure this is cannot be told: it is"
+    elif _sure(advice.lead):
+        alone = " for the one support that was drawn" if advice.draws == 1 else ""
+        sure = f"This is sure{alone}: it is"
+    elif _tested(advice.lead):
+        sure = f"From fewer than {FEW} patients nothing is called sure: it is"
     else:
-        sure = "This is sure: it is" if _sure(advice.lead) else "This is not sure: it is only"
+        sure = "This is not sure: it is only"
     return (
         f"{sure} {_by(advice.lead)} ahead of the next best, the {names[advice.rival]}, "
         "on the same patients and supports."
@@ -81,25 +106,29 @@ def _sureness(advice: Advice, names: Mapping[str, str]) -> str:
 
 def _saved(advice: Advice, names: Mapping[str, str]) -> str:
     """What meta-training saves, or that it saves nothing."""
-    if advice.learnt is not None and advice.behind is not None:
-        return _nothing_saved(advice, names, advice.learnt, advice.behind)
-    if advice.plain is None or advice.needed is None:
+    learnt, plain, needed = advice.learnt, advice.plain, advice.needed
+    behind = _behind(advice, names)
+    if learnt is not None and advice.use == plain:
+        return f"{behind}{_nothing_saved(advice, names)}"
+    if plain is None or needed is None:
+        return behind.strip()
+    same = f"for the same {advice.metric}" if learnt is None else f"to score as the {names[learnt]} does"
+    return f"{behind}The best ordinary way, the {names[plain]}, would need {_needed(needed)} {same}."
+
+
+def _behind(advice: Advice, names: Mapping[str, str]) -> str:
+    """How far the best meta-trained way is behind, where it is not the next best, of which it was said."""
+    if advice.learnt is None or advice.behind is None or advice.learnt == advice.rival:
         return ""
-    return (
-        f"The best ordinary way, the {names[advice.plain]}, would need {_needed(advice.needed)} "
-        f"for the same {advice.metric}."
-    )
+    sure = "surely" if _sure(advice.behind) else "not surely"
+    return f"The {names[advice.learnt]} is {sure} behind, by {_by(advice.behind)}. "
 
 
-def _nothing_saved(advice: Advice, names: Mapping[str, str], learnt: str, behind: Difference) -> str:
+def _nothing_saved(advice: Advice, names: Mapping[str, str]) -> str:
     """A plain way is the one to use."""
-    text = ""
-    if learnt != advice.rival:  # else it has been said
-        sure = "surely" if _sure(behind) else "not surely"
-        text = f"The {names[learnt]} is {sure} behind, by {_by(behind)}. "
-    if not _sure(behind):
-        return f"{text}Whether meta-training saves labels here cannot be told."
-    text += "Meta-training saves no labels here"
+    if advice.behind is None or not _sure(advice.behind):
+        return "Whether meta-training saves labels here cannot be told."
+    text = "Meta-training saves no labels here"
     if advice.plain is not None and advice.needed is not None and advice.needed.labels is not None:
         text += f": the {names[advice.plain]} reaches its score with {_needed(advice.needed)}"
     return f"{text}."
@@ -147,17 +176,18 @@ def _fewer(advice: Advice, names: Mapping[str, str]) -> str:
 
 def cautions(judged: Sequence[Judged]) -> list[str]:
     """The warnings that few patients and few drawn supports ask for."""
-    patients = len({case.patient for one in judged for case in one.cases})
-    draws = min((len({case.draw for case in one.cases}) for one in judged), default=0)
-    said = []
-    if patients < MANY:
+    said = [line for one in judged if (line := _few(one))]
+    drawn: dict[tuple[str, str, int], set[int]] = {}
+    for one in judged:
+        for c in one.cases:
+            drawn.setdefault((one.task, c.tumour, c.shot), set()).add(c.draw)
+    numbers = {len(draws) for draws in drawn.values()}
+    if numbers and min(numbers) < DRAWS:
+        one_alone = min(numbers) == 1
         said.append(
-            f"Only {patients} patients were judged: intervals are wide, and nothing is said of subgroups."
-        )
-    if draws < DRAWS:
-        said.append(
-            f"Only {draws} support{'s were' if draws != 1 else ' was'} drawn for each number of labels: how "
-            "much the choice of the labelled patients matters is known roughly only."
+            f"Only {min(numbers)} support{' was' if one_alone else 's were'} drawn for "
+            f"{'each' if len(numbers) == 1 else 'some'} number of labels: how much the choice of the "
+            f"labelled patients matters is {'not known' if one_alone else 'known roughly only'}."
         )
     missing = sum(case.missing for one in judged for case in one.cases)
     if missing:
@@ -169,3 +199,26 @@ def cautions(judged: Sequence[Judged]) -> list[str]:
     if outlined and all(case.truth for case in outlined):
         said.append("Nobody free of the tumour was judged: how often it is seen where none is, is not known.")
     return said
+
+
+def _few(judged: Judged) -> str:
+    """That a score rests on few patients: to outline those with the type, to classify also those without.
+
+    Intervals of a score that compares the two are as wide as the smaller class makes them.
+    """
+    sides: dict[str, tuple[set[str], set[str]]] = {}
+    for case in judged.cases:
+        sides.setdefault(case.tumour, (set(), set()))[not case.truth].add(case.patient)
+    outlined = judged.task == "segmentation"
+    few = []
+    for tumour, (having, free) in sides.items():
+        if outlined and len(having) < MANY:
+            few.append(f"{len(having)} with {tumour}")
+        elif not outlined and (len(having | free) < MANY or 2 * min(len(having), len(free)) < MANY):
+            few.append(f"{len(having)} with {tumour} and {len(free)} without")
+    if not few:
+        return ""
+    done = "outlined" if outlined else "told apart"
+    return (
+        f"Few patients were {done}, {'; '.join(few)}: intervals are wide, and nothing is said of subgroups."
+    )

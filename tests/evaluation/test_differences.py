@@ -59,7 +59,7 @@ def test_a_lead_of_the_best_of_many_is_sure_only_after_holm() -> None:
     assert "adjusted p = 0.18) ahead" in text
     two = tuple(c for c in cases if c.method in ("best", "m0"))
     (alone,) = advise(Judged("segmentation", two, (), {"best": 1.0, "m0": 1.0}), {"m0"})
-    assert "This is sure: it is" in " ".join(answer(alone, names))
+    assert "This is sure for the one support that was drawn: it is" in " ".join(answer(alone, names))
     assert alone.to_json()["lead"]["p_adjusted"] == alone.to_json()["lead"]["p"]
 
 

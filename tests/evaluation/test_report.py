@@ -86,7 +86,7 @@ def test_the_report_opens_with_what_to_use_and_says_where_a_plain_way_wins() -> 
     assert "This is sure" in text
     assert "ahead of the next best, the meta-trained (maml)" in text
     assert "Meta-training saves no labels here: the pre-trained and fine-tuned network reaches" in text
-    assert "Only 20 patients were judged" in text
+    assert "Few patients were outlined, 20 with rimose: intervals are wide" in text
     assert "Only 2 supports were drawn" in text
 
 
@@ -98,6 +98,75 @@ def test_the_labels_that_the_ordinary_way_needs_are_read_off_its_curve() -> None
     text = said(judged, phantom({"pretrain-finetune": 0.4}, (10, 20)))
     assert "would need about 12 labelled patients (95 % interval" in text
     assert "label more, that still pays" in text
+
+
+def test_another_program_is_no_ordinary_way() -> None:
+    """What it was trained on is not known: that few labels do for it says nothing of those that are saved."""
+    judged = phantom({"maml": 0.4, "pretrain-finetune": 0.3, "pixel-trees": 0.6})
+    theirs = Judged(judged.task, judged.cases, (), {**judged.seconds, "pixel-trees": None})
+    text = said(theirs)
+    assert "use the pixel classifier" in text
+    assert "saves" not in text
+    assert "The best ordinary way, the pre-trained and fine-tuned network, would need more than the 5" in text
+    assert "for the same Dice" not in text
+    assert "to score as the meta-trained (maml) does" in text
+
+
+def test_a_warning_counts_those_whom_the_score_rests_on() -> None:
+    """Many who are free of a tumour make the Dice of a few who have it no surer, nor does another type."""
+    few = phantom({"maml": 0.4}, patients=12, draws=10)
+    free = [replace(c, patient=f"{n}", values={}, truth=False) for n, c in enumerate(few.cases)][:90]
+    other = [replace(c, tumour="sericate", patient=f"s{c.patient}") for c in few.cases]
+    (line,) = cautions([replace(few, cases=(*few.cases, *free, *other))])
+    assert line.startswith("Few patients were outlined, 12 with rimose; 12 with sericate: intervals are wide")
+    asked = [
+        Case("cyst", 1, "m", d, f"{p}", truth=p < 12, probability=0.5) for d in range(10) for p in range(99)
+    ]
+    (line,) = cautions([Judged("classification", tuple(asked), (), {"m": 1.0})])
+    assert line.startswith("Few patients were told apart, 12 with cyst and 87 without: intervals are wide")
+
+
+def test_a_warning_counts_the_supports_of_each_number_of_labels() -> None:
+    """A manifest of another hand may have many for one number, and one for another."""
+    judged = phantom({"maml": 0.4}, draws=10)
+    alone = tuple(c for c in judged.cases if c.shot < 5 or c.draw == 0)
+    assert "Only 1 support was drawn for some number of labels" in cautions([replace(judged, cases=alone)])[1]
+
+
+def test_no_method_is_recommended_that_finds_nothing() -> None:
+    (advice,) = advise(phantom({"maml": 0.0, "pixel-trees": 0.0}, slope=-9.0), {"maml"})
+    first, others = answer(advice, NAMED)
+    assert first.startswith(
+        "rimose: with 5 labelled patients, no method that was judged is of use: of the best"
+    )
+    assert "ordinary way" not in others
+
+
+@pytest.mark.parametrize(("right", "words"), [(50, "no better than chance"), (60, "is not sure")])
+def test_chance_is_no_score(right: int, words: str) -> None:
+    """An AUROC of a half is that of a coin, and one whose interval holds it may be."""
+    chance = [float((p % 2 == 0) == (p < right)) for p in range(100)]
+    cases = tuple(
+        Case("cyst", 1, "m", 0, f"{p}", truth=p % 2 == 0, probability=c) for p, c in enumerate(chance)
+    )
+    (advice,) = advise(Judged("classification", cases, (), {"m": 1.0}), {"m"})
+    assert words in " ".join(answer(advice, {"m": "network"}))
+
+
+def test_what_scores_the_same_is_not_ahead() -> None:
+    judged = phantom({"maml": 0.4})
+    twin = tuple(replace(c, method="pixel-trees") for c in judged.cases)
+    text = said(replace(judged, cases=(*judged.cases, *twin), seconds={"maml": 1.0, "pixel-trees": 1.0}))
+    assert "The pixel classifier (ExtraTrees) scores the same, on the same patients and supports." in text
+    assert "ahead" not in text
+
+
+def test_nothing_is_sure_of_a_few_patients_or_of_other_supports_than_one() -> None:
+    assert "From fewer than 10 patients nothing is called sure: it is 0.2" in said(
+        phantom({"maml": 0.4, "pixel-trees": 0.2}, patients=5)
+    )
+    one = said(phantom({"maml": 0.4, "pixel-trees": 0.2}, draws=1))
+    assert "This is sure for the one support that was drawn: it is 0.2" in one
 
 
 def test_what_cannot_be_told_is_not_told() -> None:
@@ -168,7 +237,7 @@ STANDS = {
     "intervals; no subgroups": "95 % interval",
     "patients of the cohort who were not learnt from": "Mean over patients who were not learnt from",
     "worst cases, with the reason": "displaced|over-segmented|under-segmented|elsewhere",
-    "warnings": "Only 6 patients were judged",
+    "warnings": "Few patients were outlined, 6 with rimose",
     "whether to label more": "label more|labelling more",
     "in words": "use the",
 }
