@@ -30,7 +30,7 @@ class Segmenting:
 
     def __init__(self, manifest: Manifest, catalogue: Catalogue, store: Store, tolerance: float) -> None:
         self.manifest, self.catalogue, self.store, self.tolerance = manifest, catalogue, store, tolerance
-        self.most = max(e.shot for e in manifest.episodes)
+        self.shown = _shown(manifest)
         self.truths = Truths()
         self.pictures: list[Picture] = []
 
@@ -78,10 +78,15 @@ class Segmenting:
             truth=bool(truth.any()),
             missing=found is None,
         )
-        shown = episode.draw == 0 and episode.shot == self.most
-        if shown and bool((truth | given).any()):
+        if episode.name in self.shown and bool((truth | given).any()):
             self.pictures.append(_picture(case, truth, given, reel(volume, truth, given, spacing)))
         return case
+
+
+def _shown(manifest: Manifest) -> set[str]:
+    """Names of the episodes whose scans are shown: of each type the first draw at its most shots."""
+    first = sorted(manifest.episodes, key=lambda e: (-e.shot, e.draw))
+    return {next(e.name for e in first if e.tumours == names) for names in {e.tumours for e in first}}
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:
