@@ -133,6 +133,7 @@ def evaluate(
             seconds=time.monotonic() - began,
             manifests=[manifest],
             proofs=[proof],
+            further=list(filter(None, [found.further])),
             tuning={run.task: tuning},
         )
         learnt = {run.learner.name, *LEARNT}

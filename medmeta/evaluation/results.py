@@ -26,6 +26,7 @@ def results(
     seconds: float,
     manifests: Sequence[Manifest] = (),
     proofs: Sequence[Proof] = (),
+    further: Sequence[Judged] = (),
     tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures of some evaluations of the same held-out types, by tumour, shots, method and metric.
@@ -36,21 +37,13 @@ def results(
         seed: of the draws; the bootstrap of the intervals has its own, the same as the page's.
         seconds: it took.
         manifests, proofs: of each of ``judged``, where there are any.
+        further: plain methods judged at more labels, from which it is read how many they need.
         tuning: how rates were chosen, by task.
     """
-    merged: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    variance: dict[str, Any] = {}
-    for one in judged:
-        for tumour, by_shot in one.table().items():
-            for shot, by_method in by_shot.items():
-                for method, by_metric in by_method.items():
-                    cell = merged.setdefault(tumour, {}).setdefault(shot, {}).setdefault(method, {})
-                    cell.update({metric: interval.to_json() for metric, interval in by_metric.items()})
-                    first = by_metric[FIRST[one.task]]
-                    sources = {"patients": first.by_patient, "draws": first.by_draw}
-                    _at(variance, tumour, shot, method)[FIRST[one.task]] = sources
+    figures, errors = _figures(judged)
     return {
-        "results": merged,
+        "results": figures,
+        "further": _figures(further)[0],
         "patients": len({case.patient for one in judged for case in one.cases}),
         "episodes": {one.task: _episodes(one) for one in judged},
         "held_out": list(held_out),
@@ -58,7 +51,7 @@ def results(
         "versions": versions(),
         "seconds": round(seconds, 1),
         "scores": {one.task: _scores(one) for one in judged},
-        "standard_errors": variance,
+        "standard_errors": errors,
         "differences": differences(judged),
         "target_absent": absent(judged),
         "reliability": _merged(calibration(one) for one in judged),
@@ -67,6 +60,22 @@ def results(
         "tuning": dict(tuning or {}),
         "warnings": cautions(judged),
     }
+
+
+def _figures(judged: Sequence[Judged]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every score with its ends, and both standard errors of the first one, by tumour, shots, method."""
+    made: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    for one in judged:
+        for tumour, by_shot in one.table().items():
+            for shot, by_method in by_shot.items():
+                for method, by_metric in by_method.items():
+                    cell = _at(made, tumour, shot, method)
+                    cell.update({metric: interval.to_json() for metric, interval in by_metric.items()})
+                    first = by_metric[FIRST[one.task]]
+                    sources = {"patients": first.by_patient, "draws": first.by_draw}
+                    _at(errors, tumour, shot, method)[FIRST[one.task]] = sources
+    return made, errors
 
 
 def differences(judged: Sequence[Judged]) -> dict[str, Any]:

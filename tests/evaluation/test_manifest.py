@@ -609,6 +609,18 @@ def test_more_labels_are_of_every_type_of_the_manifest(
     found = asked.answer({"copied-mask": CopiedMask()}, None, 2.0)
     assert {(c.tumour, c.shot) for c in found.further.cases} == {("cyst", 3), ("nodule", 3)}
     assert found.manifest.tumours == ("cyst", "nodule")
+    content = results([found.judged], held_out=made.tumours, seed=0, seconds=1.0, further=[found.further])
+    assert {t: list(by_shot) for t, by_shot in content["further"].items()} == {"cyst": ["3"], "nodule": ["3"]}
+
+
+def test_scans_are_shown_of_every_type_however_draws_are_numbered(cohort: Cohort) -> None:
+    """Another program's manifest may number its draws through, and have fewer labels for one type."""
+    made = draw_segmentation(cohort.volumes, ["cyst", "nodule"], PLAN, shots=(1, 3), episodes=2)
+    numbered = [replace(e, draw=n) for n, e in enumerate(made.episodes) if e.shot == 1 or "cyst" in e.tumours]
+    one = replace(made, episodes=tuple(numbered))
+    judged = replay({"a": CopiedMask()}, one, Catalogue(cohort.volumes), Store(PLAN, salt="s"))
+    shown = {(p.case.tumour, p.case.shot, p.case.draw) for p in judged.pictures}
+    assert shown == {("cyst", 3, 2), ("nodule", 1, 4)}
 
 
 def test_an_evaluation_stopped_by_sigterm_leaves_nothing_and_says_143(
