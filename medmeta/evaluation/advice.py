@@ -58,6 +58,11 @@ class Advice:
     patients: int
     draws: int
 
+    @property
+    def of_use(self) -> bool:
+        """Whether the best method scores above chance, by the two digits that are shown."""
+        return round(self.score.mean or 0.0, 2) > self.chance
+
     def to_json(self) -> dict[str, Any]:
         """By name, for other programs."""
         return {
@@ -65,6 +70,7 @@ class Advice:
             "metric": self.metric,
             "shots": self.shot,
             "use": self.use,
+            "of_use": self.of_use,
             "score": self.score.to_json(),
             "next_best": self.rival,
             "lead": _difference(self.lead),

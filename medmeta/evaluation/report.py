@@ -124,8 +124,10 @@ def render(report: Report) -> str:
 
 def _answers(part: Part) -> list[tuple[str, str]]:
     """What to do, and why, for each tumour type."""
-    found = advise(part.judged, part.meta_trained, further=part.further)
-    return [answer(a, part.names) for a in found]
+    found = {a.tumour: a for a in advise(part.judged, part.meta_trained, further=part.further)}
+    tumours = dict.fromkeys(c.tumour for c in part.judged.cases)
+    nothing = "which method to use cannot be told: nobody who was judged can be scored."
+    return [answer(found[t], part.names) if t in found else (f"{t}: {nothing}", "") for t in tumours]
 
 
 def _part(part: Part) -> dict[str, Any]:

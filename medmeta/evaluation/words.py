@@ -29,18 +29,18 @@ def answer(advice: Advice, names: Mapping[str, str]) -> tuple[str, str]:
         The first sentence and the others.
     """
     score = f"{advice.metric} {_score(advice.score)}"
-    if round(advice.score.mean or 0.0, 2) <= advice.chance:
+    if not advice.of_use:
         first = (
             f"{advice.tumour}: with {_labels(advice.shot)}, no method that was judged is of use: of the "
             f"best, the {names[advice.use]}, the {score}{', no better than chance' if advice.chance else ''}."
         )
-        return first, _more(advice)
+        return first, _more(advice, names)
     first = f"{advice.tumour}: with {_labels(advice.shot)}, use the {names[advice.use]}: {score}."
     others = [
         _above_chance(advice),
         _sureness(advice, names),
         _saved(advice, names),
-        _more(advice),
+        _more(advice, names),
         _fewer(advice, names),
     ]
     return first, " ".join(s for s in others if s)
@@ -145,7 +145,7 @@ def _needed(needed: Needed) -> str:
     return f"{about}{_labels(needed.labels)}{ends}"
 
 
-def _more(advice: Advice) -> str:
+def _more(advice: Advice, names: Mapping[str, str]) -> str:
     found = advice.slope
     if found is None:
         return "Whether to label more cannot be told from one number of labels."
@@ -156,7 +156,8 @@ def _more(advice: Advice) -> str:
             "nobody was judged with the same draw."
         )
     said = (
-        f"From {found.first} to {_labels(found.last)} it gained {gain.mean:.2f} a doubling ({_range(gain)})"
+        f"From {found.first} to {_labels(found.last)} the {names[advice.use]} gained {gain.mean:.2f} a "
+        f"doubling ({_range(gain)})"
     )
     verdict = {
         "more": "label more, that still pays.",

@@ -97,6 +97,7 @@ def test_the_labels_that_the_ordinary_way_needs_are_read_off_its_curve() -> None
     # .5 + .08 log2 5 = .4 + .08 log2 n has n = 5 * 2 ** 1.25 = 11.9
     text = said(judged, phantom({"pretrain-finetune": 0.4}, (10, 20)))
     assert "would need about 12 labelled patients (95 % interval" in text
+    assert "From 3 to 5 labelled patients the meta-trained (maml) gained 0.0" in text
     assert "label more, that still pays" in text
 
 
@@ -140,6 +141,7 @@ def test_no_method_is_recommended_that_finds_nothing() -> None:
         "rimose: with 5 labelled patients, no method that was judged is of use: of the best"
     )
     assert "ordinary way" not in others
+    assert advice.to_json()["of_use"] is False
 
 
 @pytest.mark.parametrize(("right", "words"), [(50, "no better than chance"), (60, "is not sure")])
@@ -186,6 +188,7 @@ def test_the_page_needs_no_network_and_has_no_nan(tmp_path: Path) -> None:
     page = page_of(Part(scans(tmp_path, judged), "maml", {m: NAMED[m] for m in ("maml", "pixel-trees")}))
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
     assert "default-src 'none'" in page
+    assert "<strong>lost: which method to use cannot be told" in page
     assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"base64,[^\"']+", "", page.replace("isNaN", "")))
     for image in re.findall(r"<img [^>]+>", page):
         assert re.search(r'alt="[^"]{10,}"', image)
