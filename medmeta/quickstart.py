@@ -328,6 +328,7 @@ def _write(
     )
     (work / "report.html").write_text(page, encoding="utf-8")
     both = [half.judged for half in halves.values()]
+    further = [half.further for half in halves.values() if half.further is not None]
     content = figures(
         both,
         held_out=held_out,
@@ -335,6 +336,7 @@ def _write(
         seconds=clock.seconds,
         manifests=[half.manifest for half in halves.values()],
         proofs=[half.proof for half in halves.values()],
+        further=further,
     )
     content["answer"] = [
         one.to_json()
@@ -344,7 +346,7 @@ def _write(
     content["bundle"] = {"ran": not facts["Bundle"].startswith(NOT_RUN), "says": facts["Bundle"]}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     (work / "results.json").write_text(text, encoding="utf-8")
-    rows = cases_csv([*both, *filter(None, [classified.further])])
+    rows = cases_csv([*both, *further])
     (work / "cases.csv").write_text(rows, encoding="utf-8")
     for half in halves.values():
         for name, manifest in (("manifest", half.manifest), ("manifest-further", half.further_manifest)):
