@@ -108,15 +108,16 @@ def card(metadata: Mapping[str, Any], plan: Plan, held: str | None = None) -> st
         held=held,
         needs_medmeta="medmeta" in metadata["required_packages_version"],
         segments=own["task"] == "segmentation",
+        least_ml=own["about"].get("confidence", {}).get("least_ml"),
         results=own.get("results"),
         **_table(own.get("results")),
     )
 
 
 def _table(results: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Rows of an evaluation: type, labels, method, and each metric with its interval."""
+    """Rows of an evaluation: type, labels, method, and each metric with its interval; and its episodes."""
     if results is None:
-        return {"metrics": [], "rows": []}
+        return {"metrics": [], "rows": [], "episodes": ""}
     cells = [
         (tumour, shots, method, figures)
         for tumour, table in results["results"].items()
@@ -125,7 +126,10 @@ def _table(results: Mapping[str, Any] | None) -> dict[str, Any]:
     ]
     metrics = sorted({name for *_, figures in cells for name in figures})
     rows = [[*place, *(_interval(figures.get(m)) for m in metrics)] for *place, figures in cells]
-    return {"metrics": metrics, "rows": rows}
+    drawn = results["episodes"]
+    if isinstance(drawn, Mapping):  # by task; earlier versions gave one number
+        drawn = ", ".join(f"{count} of {task}" for task, count in drawn.items())
+    return {"metrics": metrics, "rows": rows, "episodes": drawn}
 
 
 def _interval(value: Mapping[str, float | None] | None) -> str:

@@ -35,7 +35,8 @@ def hand_on(
         out: the folder to write; refused where it exists.
         onnx: add ``models/model.onnx``; the ONNX runtime gives the same logits to 1e-4 (of the
             largest, where that is over 1), or it is refused.
-        results: ``results.json`` of ``medmeta evaluate``, for the card's held-out results.
+        results: ``results.json`` of ``medmeta evaluate``, for the card's held-out results; refused where they
+            are of another task, learner or types trained on than the bundle's run.
         authors, copyright: for the metadata, in place of what ``adapt`` wrote.
         data_licence: a text file: the licence of the data that the weights were learnt from.
 
@@ -43,7 +44,8 @@ def hand_on(
         The folder.
 
     Raises:
-        BundleError: where the bundle is not to be trusted, ``out`` exists, or a file cannot be read.
+        BundleError: where the bundle is not to be trusted, ``out`` exists, a file cannot be read, or the
+            results are another run's.
     """
     folder = new_folder(out, BundleError)
     opened = load_bundle(bundle)
@@ -52,7 +54,7 @@ def hand_on(
     described.update({k: v for k, v in (("authors", authors), ("copyright", copyright)) if v})
     if results is not None:
         own = dict(described["medmeta"])
-        own["results"] = _results(Path(results))
+        own["results"] = _results(Path(results), own)
         described["medmeta"] = own
     data = _text(Path(data_licence or source / names.DATA_LICENCE))
     written = texts(
@@ -75,8 +77,13 @@ def _text(file: Path) -> str:
         ) from error
 
 
-def _results(file: Path) -> dict[str, Any]:
-    """Of an evaluation, what a card shows; nothing that names a case."""
+def _results(file: Path, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an evaluation, what a card shows; nothing that names a case.
+
+    Args:
+        file: ``results.json``.
+        own: what the bundle's metadata say of task and run.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         rows = {
@@ -88,11 +95,35 @@ def _results(file: Path) -> dict[str, Any]:
             }
             for tumour, table in found["results"].items()
         }
-        return {"results": rows, **{k: found[k] for k in ("patients", "episodes", "held_out", "seed")}}
+        shown = {"results": rows, **{k: found[k] for k in ("patients", "episodes", "held_out", "seed")}}
+        other = _other_run(found, own)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             "the results.json of medmeta evaluate", found="another file or none", cure="Name that file."
         ) from error
+    if other:
+        raise BundleError(
+            "results of the run that the bundle was adapted from",
+            found=other,
+            cure="Name the results.json that 'medmeta evaluate' wrote of that run.",
+        )
+    return shown
+
+
+def _other_run(found: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What shows that an evaluation was of another run than the bundle's, for the card calls it that one;
+    nothing where all that both say agrees."""
+    about = own["about"]
+    methods = {m for table in found["results"].values() for figures in table.values() for m in figures}
+    trained = [sorted(proof["stages"]["training"]) for proof in found.get("proof", ())]
+    types = sorted(about.get("trained_on", ()))
+    if isinstance(found["episodes"], Mapping) and own["task"] not in found["episodes"]:
+        return f"{', '.join(found['episodes'])}, and the bundle is of {own['task']}"
+    if about.get("learner", "") and about["learner"] not in methods:
+        return f"none of its learner, {about['learner']}"
+    if types and trained and types not in trained:
+        return f"one trained on {', '.join(trained[0])}, and the bundle's on {', '.join(types)}"
+    return ""
 
 
 def _interval(value: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -99,7 +99,7 @@ def test_handed_on(segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Pa
     found = {
         "results": {"crested": {"5": {"maml": figures}}},
         "patients": 12,
-        "episodes": 10,
+        "episodes": {"segmentation": 10},
         "held_out": ["crested"],
         "seed": 0,
         "cases": ["P0001"],
@@ -122,6 +122,7 @@ def test_handed_on(segment_bundle: Path, unseen: tuple[Path, Path], tmp_path: Pa
     text = (made / "docs" / "README.md").read_text()
     assert "| crested | 5 | maml | 0.31 [0.2 to 0.415] | n/a |" in text
     assert "judged on no data" not in text
+    assert "12 patients judged" in text and "(episodes:\n10 of segmentation)" in text
     about = json.loads((made / "configs" / "metadata.json").read_text())
     assert (about["authors"], about["copyright"]) == ("A. Body", "A hospital")
     assert (made / "docs" / "data_license.txt").read_text() == "CC BY 4.0, the owners"
@@ -155,6 +156,49 @@ def test_what_an_earlier_version_said_of_the_data_is_said_anew(segment_bundle: P
         (old / "manifest.json").write_text(json.dumps(signed))
         made = hand_on(old, tmp_path / f"made {len(said)}")
         assert (made / file).read_text() == wanted
+
+
+def resigned(bundle: Path, about: dict[str, Any]) -> Path:
+    """The bundle with more said of its adaptation."""
+    file, signed = bundle / "configs" / "metadata.json", json.loads((bundle / "manifest.json").read_text())
+    metadata = json.loads(file.read_text())
+    metadata["medmeta"]["about"].update(about)
+    file.write_text(json.dumps(metadata))
+    signed["sha256"]["configs/metadata.json"] = sha256(file)
+    (bundle / "manifest.json").write_text(json.dumps(signed))
+    return bundle
+
+
+def test_results_of_another_run_are_not_handed_on(segment_bundle: Path, tmp_path: Path) -> None:
+    """The card says that they are of the run that the bundle was adapted from."""
+    about = {"learner": "maml", "trained_on": ["annular", "hollow"]}
+    bundle = resigned(Path(shutil.copytree(segment_bundle, tmp_path / "bundle")), about)
+    figures = {"dice": {"mean": 0.31, "low": 0.2, "high": 0.4}}
+    others = (
+        ("segmentation", "maml", ["hollow", "annular"], ""),
+        ("classification", "maml", ["hollow", "annular"], "classification, and the bundle is of segmentation"),
+        ("segmentation", "reptile", ["hollow", "annular"], "none of its learner, maml"),
+        ("segmentation", "maml", ["hollow", "brindled"], "trained on brindled, hollow, and the bundle's on"),
+    )
+    for number, (task, learner, types, wanted) in enumerate(others):
+        results = tmp_path / "results.json"
+        told = {"patients": 12, "episodes": {task: 10}, "held_out": ["crested"], "seed": 0}
+        told["proof"] = [{"stages": {"training": types}}]
+        told["results"] = {"crested": {"5": {learner: figures}}}
+        results.write_text(json.dumps(told))
+        if not wanted:
+            hand_on(bundle, tmp_path / "made", results=results)
+            continue
+        with pytest.raises(BundleError, match=wanted):
+            hand_on(bundle, tmp_path / f"refused {number}", results=results)
+
+
+def test_a_card_says_what_monai_alone_does_not_take_back(segment_bundle: Path, tmp_path: Path) -> None:
+    said = "less than 1.5 mL is outlined in all"
+    assert "takes that back" not in (segment_bundle / "docs" / "README.md").read_text()
+    about = {"confidence": {"least_ml": 1.5}}
+    bundle = resigned(Path(shutil.copytree(segment_bundle, tmp_path / "bundle")), about)
+    assert said in (hand_on(bundle, tmp_path / "made") / "docs" / "README.md").read_text()
 
 
 def test_what_is_not_handed_on(segment_bundle: Path, tmp_path: Path) -> None:
