@@ -127,6 +127,12 @@ def _tell(one: dict[str, Any], as_json: bool) -> None:
     case = plain(one["case"])
     if "series" in one:
         log.print(f"{case}: {plain(one['series']['said'])}", soft_wrap=True, highlight=False)
+    if one.get("abstain"):
+        how = f"distance {one['distance']:.3g}, where {one['threshold']:.3g} is the most"
+        log.print(f"{case}: unlike the support ({how}); do not rely on its answer", soft_wrap=True)
+    if "withheld_ml" in one:
+        said = f"only {one['withheld_ml']:.3g} mL outlined in all, too little for this bundle: taken back"
+        log.print(f"{case}: {said}", soft_wrap=True)
     if not one["ok"]:
         log.print(f"[red]{case}[/]: {plain(one['message'])}", soft_wrap=True, highlight=False)
 

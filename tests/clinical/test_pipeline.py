@@ -21,7 +21,9 @@ import torch
 from PIL import Image
 
 from medmeta import cli
+from medmeta.cli.clinic import _tell as tell
 from medmeta.clinical import export, predict
+from medmeta.clinical.confidence import Confidence, Likeness
 from medmeta.clinical.measure import measure
 from medmeta.clinical.preview import COLOURS, plane, sentences, write_page, write_preview
 from medmeta.clinical.stopping import Terminated, remove, terminable
@@ -73,6 +75,20 @@ def test_a_batch_goes_on_says_each_and_exits_1(
     assert "none with modality CT" in " ".join(capfd.readouterr().err.split())
     assert command(monkeypatch, "predict", segment_bundle, "--out", tmp_path / "none") == 2
     assert command(monkeypatch, *words, "--dicomweb", "http://127.0.0.1:1/dicom-web") == 2
+
+
+def test_what_a_bundle_will_not_answer_for_is_said_to_people(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without --json, and in the default format, nothing else says of it."""
+    support = Likeness(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), own=1, thresholds=(0.5, 0.5))
+    sure = Confidence(least_ml=1.0, likeness=support)
+    for value, wanted in ((9.0, True), (0.1, False)):
+        judged = sure.judged(0.9, torch.tensor([[value, 0.0], [1.0, 1.0]]))
+        assert judged["abstain"] is wanted
+        tell({"case": "a", "ok": True, "message": "", **judged}, as_json=False)
+        said = " ".join(capfd.readouterr().err.split())
+        assert ("a: unlike the support (distance 6.36, where 0.5 is the most)" in said) is wanted
+    tell({"case": "a", "ok": True, "message": "", "abstain": None, "withheld_ml": 0.42}, as_json=False)
+    assert "a: only 0.42 mL outlined in all" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_sigterm_leaves_no_half_case(segment_bundle: Path, cohort: Cohort, tmp_path: Path) -> None:
