@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
@@ -50,12 +55,42 @@ def train(
         seed=seed,
     )
     cohorts = [open_cohort(p) for p in cohort]
-    try:
-        run(cohorts, recipe, out=out, hold_out=tuple(hold_out or ()), resume=resume, cache=cache, track=Bar())
-    except Stopped:
-        log.print("Stopped; go on with --resume.")
-        raise typer.Exit(143) from None
+    told: dict[str, Any] = {"hold_out": tuple(hold_out or ()), "resume": resume, "cache": cache}
+    with _interrupts_save() as interrupted:
+        try:
+            run(cohorts, recipe, out=out, track=Bar(), **told)
+        except Stopped:
+            log.print("Stopped; go on with --resume.")
+            raise typer.Exit(130 if interrupted.is_set() else 143) from None
     log.print(f"Run: {plain(str(out))}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _interrupts_save() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C end training as SIGTERM does, its state saved, and the second one at once.
+
+    Gives an event that is set by then. Where nothing is learnt yet, the first one ends the command, too. A
+    process for which Ctrl-C is not meant, as a shell's in the background, goes on not to heed it.
+    """
+    interrupted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield interrupted
+        return
+    ends_at_once = signal.getsignal(signal.SIGTERM)
+
+    def save(*_: Any) -> None:
+        if interrupted.is_set() or signal.getsignal(signal.SIGTERM) is ends_at_once:
+            raise KeyboardInterrupt
+        interrupted.set()
+        log.print("Ending this step, then saving; Ctrl-C again leaves at once.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, save)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def learners() -> None:

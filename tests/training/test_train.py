@@ -146,9 +146,15 @@ def test_missing_files_are_named(done: Path, tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
-def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_command_stopped_by_a_signal_saves_says_so_and_resumes(
+    folder: Path, tmp_path: Path, told: signal.Signals, code: int
+) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-W", "ignore", "-m", "medmeta", "train", str(folder), "--out", str(out)]
+    # a shell's jobs in the background do not heed Ctrl-C: here it is heeded wherever tests run
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeding}; from medmeta.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, "train", str(folder), "--out", str(out)]
     command += ["--learner", "prototypical", "--steps", "100000", "--pretrain", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         waited = time.monotonic()
@@ -156,9 +162,9 @@ def test_the_command_stopped_by_sigterm_says_143_and_resumes(folder: Path, tmp_p
         while not (log.is_file() and log.stat().st_size) and process.poll() is None:  # until its first step
             assert time.monotonic() - waited < 240
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(told)
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
+    assert process.returncode == code, said
     assert (out / "last.safetensors").is_file()
     assert "--resume" in said
 
