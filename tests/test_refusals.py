@@ -103,6 +103,11 @@ def test_folders_that_are_not_there_or_empty(refused: Callable[..., str], tmp_pa
     refused("predict", tmp_path / "empty", tmp_path / "empty", *out)
 
 
+def test_a_list_of_images_names_its_cure(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_text("patient,image\na,a.nii.gz\n")
+    assert "found a list of them, cohort.csv. Give the folder" in refused("inspect", tmp_path / "cohort.csv")
+
+
 def test_too_few_patients(refused: Callable[..., str], cohort: Path, run: Path, tmp_path: Path) -> None:
     rows = table(cohort)
     write_table(cohort, rows[:1])

@@ -55,6 +55,13 @@ def inspect(
                 cure="Leave --series, --modality and --description out, or leave --leaks out.",
             )
         raise typer.Exit(_leaks(path, as_json))
+    lists = [p.name for p in path if p.is_file() and p.suffix.lower() in (".csv", ".tsv", ".json")]
+    if lists:
+        raise MedmetaError(
+            "a folder of images, an image or a zip",
+            found=f"a list of them, {_printable(lists[0])}",
+            cure="Give the folder that its images are in; train, evaluate and --leaks take the list itself.",
+        )
     chosen: dict[str, Any] = {"series": series, "modality": modality, "description": description}
     salt = secrets.token_hex(16)  # one for all paths: a patient of two of them has one key
     entries = [entry for p in path for entry in look(p, **chosen, salt=salt, track=Bar())]
