@@ -35,7 +35,7 @@ def draw_segmentation(
         plan: the preprocessing, of crops.
         shots: labelled patients to learn from.
         episodes: supports drawn for each number of shots.
-        absent: target-free patients judged besides at most, the same ones always; None for all.
+        absent: target-free scans judged besides at most, the same ones always; None for all.
         crops: pieces a support patient.
         seed: of the draws.
         catalogue: of the volumes, where there is one.
