@@ -55,10 +55,10 @@ def train(
         seed=seed,
     )
     cohorts = [open_cohort(p) for p in cohort]
-    told: dict[str, Any] = {"hold_out": tuple(hold_out or ()), "resume": resume, "cache": cache}
+    held = tuple(hold_out or ())
     with _interrupts_save() as interrupted:
         try:
-            run(cohorts, recipe, out=out, track=Bar(), **told)
+            run(cohorts, recipe, out=out, hold_out=held, resume=resume, cache=cache, track=Bar())
         except Stopped:
             log.print("Stopped; go on with --resume.")
             raise typer.Exit(130 if interrupted.is_set() else 143) from None

@@ -44,24 +44,30 @@ def manifest_of(
             f"the tumour type {tumour!r} in the cohort", found="none", cure=nearest(tumour, cohort.tumours)
         )
     check_names(run, [tumour])
-    options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
-    return drawn(run, cohort, [tumour], **options)
+    return drawn(run, cohort, [tumour], shots=shots, episodes=episodes, seed=seed, catalogue=catalogue)
 
 
 def drawn(
-    run: Run, cohort: Cohort, tumours: Sequence[str], *, shots: Sequence[int], **options: Any
+    run: Run,
+    cohort: Cohort,
+    tumours: Sequence[str],
+    *,
+    shots: Sequence[int],
+    episodes: int,
+    seed: int,
+    catalogue: Catalogue | None,
 ) -> Manifest:
     """Draw the episodes of some types: of all of them at once where they are told apart from known ones.
 
     Args:
-        run, cohort, shots: as :func:`manifest_of`.
+        run, cohort, shots, episodes, seed, catalogue: as :func:`manifest_of`.
         tumours: the types.
-        options: the other arguments of :func:`medmeta.evaluation.draw_segmentation`.
     """
     asked, known = who(run, cohort, max(shots))
+    options: dict[str, Any] = {"shots": shots, "episodes": episodes, "seed": seed, "catalogue": catalogue}
     if run.task == "segmentation":
-        return draw_segmentation(asked, tumours, run.plan, shots=shots, **options)
-    return draw_classification(asked, tumours, run.plan, known=known, shots=shots, **options)
+        return draw_segmentation(asked, tumours, run.plan, **options)
+    return draw_classification(asked, tumours, run.plan, known=known, **options)
 
 
 def who(run: Run, cohort: Cohort, shots: int) -> tuple[Sequence[Volume], tuple[Volume, ...]]:

@@ -221,9 +221,13 @@ class _Asked:
         made: list[Manifest] = []
 
         def judge(method: str, shots: Sequence[int]) -> Judged:
-            options: dict[str, Any] = {"episodes": manifest.draws, "seed": manifest.seed}
-            options |= {"shots": shots, "catalogue": self.catalogue}
-            more = joined([drawn(run, self._cohort, names, **options) for names in self._questions])
+            draws, seed, cases = manifest.draws, manifest.seed, self.catalogue
+            more = joined(
+                [
+                    drawn(run, self._cohort, names, shots=shots, episodes=draws, seed=seed, catalogue=cases)
+                    for names in self._questions
+                ]
+            )
             made.append(replace(more or manifest, crops=manifest.crops))
             return replace(self, manifest=made[-1]).judge({method: methods[method]}, tolerance)
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from torch import Tensor
 
+BINS = 10
+"""Of equal width, in which probabilities are compared with how often they come true."""
+
 
 def dice(found: Tensor, truth: Tensor) -> float | None:
     """Dice of two boolean volumes; None where both are empty.
@@ -246,7 +249,7 @@ def brier(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
 
 
 def reliability(
-    score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = 10
+    score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = BINS
 ) -> list[tuple[float, float, int]]:
     """Mean probability, share that is so, and number of cases, in each bin of equal width that has any.
 
@@ -261,7 +264,7 @@ def reliability(
     ]
 
 
-def calibration_error(score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = 10) -> float | None:
+def calibration_error(score: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = BINS) -> float | None:
     """Expected calibration error: how far probability and share are apart in a bin, on average over cases.
 
     Example:

@@ -233,7 +233,7 @@ SCORES: Mapping[str, Mapping[str, Score]] = {
             _chance(metrics.calibration_error, compares=False),
             SHARE,
             "low",
-            "in 10 bins of equal width",
+            f"in {metrics.BINS} bins of equal width",
         ),
         "brier": Score("Brier score", _chance(metrics.brier, compares=False), SHARE, "low"),
     },
@@ -266,7 +266,7 @@ def summaries(cases: Sequence[Case], seed: int = 0) -> dict[str, Interval]:
     }
 
 
-def calibration(judged: Judged, bins: int = 10) -> dict[str, Any]:
+def calibration(judged: Judged, bins: int = metrics.BINS) -> dict[str, Any]:
     """Data of the reliability diagrams: by tumour, shots and method, a row a bin that has any case."""
     made: dict[str, Any] = {}
     for (tumour, shot, method), cases in judged.groups().items():
